@@ -1,0 +1,174 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+)
+
+// Config is what a [Server] needs. The zero value of an optional field selects
+// its default.
+type Config struct {
+	ID             string   `yaml:"id"`              // identifier of this control center, 11 characters; required
+	URL            string   `yaml:"url"`             // base URL that enrolled parties are told; required
+	Listen         []string `yaml:"listen"`          // addresses of the standard's links; default [":8443"]
+	DataDir        string   `yaml:"data_dir"`        // store, audit and outboxes; required
+	KeysDir        string   `yaml:"keys_dir"`        // default data_dir/keys
+	CADir          string   `yaml:"ca_dir"`          // default data_dir/ca; issues the certificates of enrolment
+	PassphraseFile string   `yaml:"passphrase_file"` // 0600 file that opens both folders; required
+	AdminSocket    string   `yaml:"admin_socket"`    // default data_dir/admin.sock, mode 0600
+	AuditFile      string   `yaml:"audit_file"`      // default data_dir/audit.jsonl
+
+	TokenLife    time.Duration `yaml:"token_life"`     // life of an 11-character token; default 10m
+	ListLife     time.Duration `yaml:"list_life"`      // notAfter of a list, from its making; default 24h
+	AckWait      time.Duration `yaml:"ack_wait"`       // longest wait for gateways before T18 is answered; default and most 500ms
+	Heartbeat    time.Duration `yaml:"heartbeat"`      // comment on an idle push stream; default 10s
+	EventBuffer  int           `yaml:"event_buffer"`   // events a push stream may lag behind; default 256
+	HistoryDepth int           `yaml:"history_depth"`  // revisions a push stream may resume from; default 4096
+	PasswordHash string        `yaml:"password_hash"`  // argon2id (default) or pbkdf2-sm3
+	StrictWire   bool          `yaml:"strict"`         // the standard's letter for messages that arrive
+	PlainAllowed bool          `yaml:"allow_plain"`    // take messages of agents whose body is not sealed
+	EnrolLife    time.Duration `yaml:"enrolment_life"` // life of a new enrolment code; default 1h
+	CertLife     time.Duration `yaml:"cert_life"`      // life of the certificates of enrolment; default 90 days
+
+	Lockout Lockout    `yaml:"lockout"`
+	IDP     *IDPConfig `yaml:"idp"` // embedded OpenID provider; absent: none
+
+	Logger *zap.Logger      `yaml:"-"` // default: none
+	Now    func() time.Time `yaml:"-"` // default time.Now
+	Rand   io.Reader        `yaml:"-"` // default crypto/rand
+	Audit  audit.Sink       `yaml:"-"` // default: JSON lines in AuditFile
+	Alerts alert.Sink       `yaml:"-"` // default: none beyond the store
+}
+
+// Lockout bounds how often a password or an enrolment secret may be guessed.
+type Lockout struct {
+	Attempts  int           `yaml:"attempts"`   // failures in Window that lock a user; default 5
+	PerSource int           `yaml:"per_source"` // failures in Window that lock a source address; default 20
+	Window    time.Duration `yaml:"window"`     // default 15m
+	Duration  time.Duration `yaml:"duration"`   // default 15m
+}
+
+// IDPConfig is the embedded OpenID provider's part of [Config].
+type IDPConfig struct {
+	Listen  []string    `yaml:"listen"`  // browser-facing addresses; default [":9443"]
+	Issuer  string      `yaml:"issuer"`  // https URL that browsers and gateways reach; required
+	Clients []IDPClient `yaml:"clients"` // who may ask for a login
+}
+
+// IDPClient is one relying party: the login host of a gateway.
+type IDPClient struct {
+	ID           string   `yaml:"id"`
+	SecretFile   string   `yaml:"secret_file"` // 0600 file; absent: public client with PKCE
+	RedirectURIs []string `yaml:"redirect_uris"`
+	LogoutURIs   []string `yaml:"logout_uris"`
+}
+
+func or[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func (c *Config) defaults() {
+	if len(c.Listen) == 0 {
+		c.Listen = []string{":8443"}
+	}
+	or(&c.KeysDir, filepath.Join(c.DataDir, "keys"))
+	or(&c.CADir, filepath.Join(c.DataDir, "ca"))
+	or(&c.AdminSocket, filepath.Join(c.DataDir, "admin.sock"))
+	or(&c.AuditFile, filepath.Join(c.DataDir, "audit.jsonl"))
+	or(&c.TokenLife, 10*time.Minute)
+	or(&c.ListLife, 24*time.Hour)
+	or(&c.AckWait, 500*time.Millisecond)
+	or(&c.Heartbeat, 10*time.Second)
+	or(&c.EventBuffer, 256)
+	or(&c.HistoryDepth, 4096)
+	or(&c.PasswordHash, "argon2id")
+	or(&c.EnrolLife, time.Hour)
+	or(&c.CertLife, 90*24*time.Hour)
+	or(&c.Lockout.Attempts, 5)
+	or(&c.Lockout.PerSource, 20)
+	or(&c.Lockout.Window, 15*time.Minute)
+	or(&c.Lockout.Duration, 15*time.Minute)
+	if c.IDP != nil && len(c.IDP.Listen) == 0 {
+		c.IDP.Listen = []string{":9443"}
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Alerts == nil {
+		c.Alerts = alert.Discard
+	}
+}
+
+// Validate returns every fault of c, joined, each named by its YAML path.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(path, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{path}, args...)...))
+	}
+	if len(c.ID) != 11 {
+		fault("id", "%q has %d characters, 11 are needed (for example CTL00000001)", c.ID, len(c.ID))
+	}
+	httpsURL := func(path, s string) {
+		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+			fault(path, "%q is no https URL without query", s)
+		}
+	}
+	httpsURL("url", c.URL)
+	if c.DataDir == "" {
+		fault("data_dir", "is required")
+	}
+	if c.PassphraseFile == "" {
+		fault("passphrase_file", "is required (a file of mode 0600)")
+	}
+	if c.AckWait > 500*time.Millisecond || c.AckWait < 0 {
+		fault("ack_wait", "%v is outside 0..500ms", c.AckWait)
+	}
+	if c.TokenLife != 0 && c.TokenLife < time.Minute {
+		fault("token_life", "%v is below 1m", c.TokenLife)
+	}
+	for path, d := range map[string]time.Duration{
+		"list_life": c.ListLife, "heartbeat": c.Heartbeat, "enrolment_life": c.EnrolLife, "cert_life": c.CertLife,
+		"lockout.window": c.Lockout.Window, "lockout.duration": c.Lockout.Duration,
+	} {
+		if d < 0 {
+			fault(path, "%v is negative", d)
+		}
+	}
+	for path, n := range map[string]int{
+		"event_buffer": c.EventBuffer, "history_depth": c.HistoryDepth,
+		"lockout.attempts": c.Lockout.Attempts, "lockout.per_source": c.Lockout.PerSource,
+	} {
+		if n < 0 {
+			fault(path, "%d is negative", n)
+		}
+	}
+	switch c.PasswordHash {
+	case "", "argon2id", "pbkdf2-sm3":
+	default:
+		fault("password_hash", "%q is neither argon2id nor pbkdf2-sm3", c.PasswordHash)
+	}
+	if c.IDP != nil {
+		httpsURL("idp.issuer", c.IDP.Issuer)
+		for i, cl := range c.IDP.Clients {
+			if cl.ID == "" || len(cl.RedirectURIs) == 0 {
+				fault(fmt.Sprintf("idp.clients[%d]", i), "needs id and redirect_uris")
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
