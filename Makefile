@@ -1,0 +1,52 @@
+# Yumen: the targets that people use. `make help` lists them.
+GO      ?= go
+VERSION := $(shell cat VERSION)
+LDFLAGS := -s -w -buildid= -X github.com/yumen-zt/yumen/internal/version.Version=$(VERSION)
+LINT    := $(GO) tool -modfile=tools/go.mod
+FUZZTIME ?= 2s
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-long check lint generate bench needs fuzz
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## write bin/yumen, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/yumen ./cmd/yumen
+
+demo: build ## run gateway, control center, agent and an application on this machine
+	bin/yumen demo $(ARGS)
+
+check: ## the quick half: formatting, vet, boundaries, unit tests
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) test $$($(GO) list ./... | grep -v /test/)
+
+test: needs check build fuzz ## everything that must pass, under 10 minutes
+	YUMEN_BIN=$(CURDIR)/bin/yumen $(GO) test -count=1 ./test/...
+
+test-long: needs build ## the long runs: race detector, 1 GiB transfers, 30 s of fuzzing a target
+	$(GO) test -race -timeout 40m $$($(GO) list ./... | grep -v /test/)
+	YUMEN_BIN=$(CURDIR)/bin/yumen YUMEN_LONG=1 $(GO) test -count=1 -timeout 60m ./test/...
+	$(MAKE) fuzz FUZZTIME=30s
+
+fuzz: ## run every fuzz target for FUZZTIME
+	@set -e; for f in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
+	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
+	    echo "fuzz $$t ($$(dirname $$f))"; \
+	    $(GO) test -run='^$$' -fuzz="^$$t\$$" -fuzztime=$(FUZZTIME) ./$$(dirname $$f) >/tmp/yumen-fuzz.$$$$ 2>&1 || { cat /tmp/yumen-fuzz.$$$$; rm -f /tmp/yumen-fuzz.$$$$; exit 1; }; \
+	    rm -f /tmp/yumen-fuzz.$$$$; \
+	  done; done
+
+needs: ## install what the tests need (Debian, as root); elsewhere say what is missing
+	@test/needs.sh
+
+lint: ## staticcheck and golangci-lint
+	$(LINT) staticcheck ./...
+
+generate: ## write generated files anew; leaves no difference
+	$(GO) generate ./...
+
+bench: build needs ## the figures of the design, with peers side by side
+	$(GO) test -run='^$$' -bench=. -benchmem ./bench/access/...
+	bench/http/run.sh
