@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"go.uber.org/zap"
+)
+
+// Config is what an agent needs. The zero value of an optional field selects
+// its default.
+type Config struct {
+	Dir             string    `yaml:"dir"`               // what `yumen enroll` wrote; default: the folder of the configuration file
+	PassphraseFile  string    `yaml:"passphrase_file"`   // opens the keys; mode 0600; required
+	Control         string    `yaml:"control"`           // base URL of the control center; default: the one of the enrolment
+	User            string    `yaml:"user"`              // userId that `agent login` offers; optional
+	SOCKS5          []string  `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
+	HTTPConnect     []string  `yaml:"http_connect"`      // loopback addresses; default none
+	Forwards        []Forward `yaml:"forwards"`          // fixed ways to one application
+	StatusPage      string    `yaml:"status_page"`       // loopback address; default none
+	Socket          string    `yaml:"socket"`            // of the agent's verbs; default DIR/agent.sock
+	StateDir        string    `yaml:"state_dir"`         // default DIR/state
+	TrustLocalUsers bool      `yaml:"trust_local_users"` // serve every local user where the system cannot tell who connects
+	MaxFlows        int       `yaml:"max_flows"`         // at once, over all faces; default 1024
+	DeviceType      string    `yaml:"device_type"`       // Table 16 deviceType; default from the build
+	Longitude       float64   `yaml:"longitude"`         // degrees, Table 16; default 0
+	Latitude        float64   `yaml:"latitude"`          // degrees, Table 16; default 0
+
+	Logger   *zap.Logger      `yaml:"-"` // default: none
+	Now      func() time.Time `yaml:"-"` // default time.Now; tests set their own
+	Link     Link             `yaml:"-"` // default: the control center of the enrolment
+	Dialer   Dialer           `yaml:"-"` // default: tunnels over TLS
+	Identity Identity         `yaml:"-"` // default: read from the enrolled certificate
+}
+
+// Forward is a local address whose every connection goes to one application.
+type Forward struct {
+	Listen string `yaml:"listen"` // loopback address
+	App    string `yaml:"app"`    // appId
+	Target string `yaml:"target"` // ip:port or host:port of Table 20; needed when the application has several
+}
+
+// Identity is who this agent is: from its enrolled certificate.
+type Identity struct{ AgentID, DeviceID string }
+
+var idForm = regexp.MustCompile(`^[0-9A-Za-z]{11}$`)
+
+// Load reads, completes and checks the configuration file at path.
+func Load(path string) (Config, error) {
+	var c Config
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return c, fmt.Errorf("read agent configuration: %w", err)
+	}
+	if err := yaml.UnmarshalWithOptions(raw, &c, yaml.Strict()); err != nil {
+		return c, fmt.Errorf("read agent configuration %s: %w", path, err)
+	}
+	if c.Dir == "" {
+		c.Dir = filepath.Dir(path)
+	}
+	c.setDefaults()
+	if err := c.Validate(); err != nil {
+		return c, fmt.Errorf("check agent configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func (c *Config) setDefaults() {
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.Dir, "agent.sock")
+	}
+	if c.StateDir == "" {
+		c.StateDir = filepath.Join(c.Dir, "state")
+	}
+	if c.SOCKS5 == nil && c.HTTPConnect == nil && c.Forwards == nil {
+		c.SOCKS5 = []string{"127.0.0.1:1080"}
+	}
+	if c.MaxFlows == 0 {
+		c.MaxFlows = 1024
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+}
+
+// Validate returns every fault of c, each named by its YAML path.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(path, format string, args ...any) {
+		errs = append(errs, fmt.Errorf(path+": "+format, args...))
+	}
+	if c.Dir == "" {
+		fault("dir", "missing (run yumen enroll CODE --dir DIR first)")
+	}
+	if c.Control != "" && !strings.HasPrefix(c.Control, "https://") {
+		fault("control", "%q does not begin with https://", c.Control)
+	}
+	if c.User != "" && len(c.User) > 11 {
+		fault("user", "%d characters, at most 11 (Table 16)", len(c.User))
+	}
+	if c.MaxFlows < 1 || c.MaxFlows > 65536 {
+		fault("max_flows", "%d is not between 1 and 65536", c.MaxFlows)
+	}
+	if c.Longitude < -180 || c.Longitude > 180 {
+		fault("longitude", "%v is not between -180 and 180", c.Longitude)
+	}
+	if c.Latitude < -90 || c.Latitude > 90 {
+		fault("latitude", "%v is not between -90 and 90", c.Latitude)
+	}
+	seen := map[string]string{}
+	listen := func(path, addr string) {
+		if err := loopback(addr); err != nil {
+			fault(path, "%v", err)
+			return
+		}
+		if other, twice := seen[addr]; twice && !strings.HasSuffix(addr, ":0") {
+			fault(path, "%s is already taken by %s", addr, other)
+		}
+		seen[addr] = path
+	}
+	for i, a := range c.SOCKS5 {
+		listen(fmt.Sprintf("socks5[%d]", i), a)
+	}
+	for i, a := range c.HTTPConnect {
+		listen(fmt.Sprintf("http_connect[%d]", i), a)
+	}
+	if c.StatusPage != "" {
+		listen("status_page", c.StatusPage)
+	}
+	for i, f := range c.Forwards {
+		listen(fmt.Sprintf("forwards[%d].listen", i), f.Listen)
+		if !idForm.MatchString(f.App) {
+			fault(fmt.Sprintf("forwards[%d].app", i), "%q is not an appId of 11 letters and digits", f.App)
+		}
+		if f.Target != "" {
+			if _, _, err := net.SplitHostPort(f.Target); err != nil {
+				fault(fmt.Sprintf("forwards[%d].target", i), "%v", err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// loopback says why addr is no loopback ip:port. A name, even localhost, is
+// refused: what it resolves to is not ours to trust.
+func loopback(addr string) error {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not an ip:port (write 127.0.0.1:PORT or [::1]:PORT)", addr)
+	}
+	if !ap.Addr().IsLoopback() || ap.Addr().Zone() != "" {
+		return fmt.Errorf("%s is not a loopback address: a face serves this machine alone", addr)
+	}
+	return nil
+}
