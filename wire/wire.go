@@ -15,3 +15,27 @@ type Message interface {
 	// an error that joins one [*FieldError] for each fault.
 	Validate(Profile) error
 }
+
+// The values of code (Tables 2, 5, 13, 18): the standard knows these two (Q19).
+const (
+	Success = 200
+	Failure = 400
+)
+
+// The values of state (Table 1).
+const (
+	Offline = 0
+	Online  = 1
+)
+
+// The values of userAuthenticationMethod (Table 16).
+const (
+	MethodLocal      = 1
+	MethodThirdParty = 2
+)
+
+// Limits of every message.
+const (
+	MaxMessage = 1 << 20 // bytes of one message, unless Profile.MaxBytes says otherwise
+	MaxDepth   = 32      // nesting of objects and arrays, the message itself included
+)
