@@ -1,0 +1,26 @@
+package ctlclient
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+// ErrDown is wrapped by every error that means that the control center cannot
+// be used now: unreachable, slow, redirecting, or answering with what is no
+// signed answer of its own.
+var ErrDown = errors.New("the control center does not answer properly")
+
+// RefusedError says that the control center refused a message by a signed
+// answer (Tables 5 and 18). Result is its text as it came.
+type RefusedError struct {
+	Table  int
+	Reason reason.Reason // as far as Result names one; else MessageInvalid
+	Result string
+}
+
+// Error names the table and the result.
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("send table %d: the control center refused it: %s", e.Table, e.Result)
+}
