@@ -16,15 +16,15 @@
 package keystore
 
 import (
+	"bytes"
 	"crypto"
-	"crypto/tls"
-	"crypto/x509"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
-
-	"github.com/emmansun/gmsm/smx509"
-
-	"github.com/yumen-zt/yumen/crypto/certid"
+	"path/filepath"
+	"strings"
+	"sync"
 )
 
 // Names of a party's keys, and of the certificates of its control center.
@@ -53,6 +53,14 @@ const (
 	SM2                  // GB/T 32918
 )
 
+const (
+	keyExt     = ".key"
+	certExt    = ".crt"
+	rootSuffix = "-root"
+
+	maxIterations = 100_000_000
+)
+
 // DefaultIterations is the count of PBKDF2 iterations that protects a key when
 // [Config] names none.
 const DefaultIterations = 600_000
@@ -66,8 +74,30 @@ type Config struct {
 	Rand       io.Reader // default crypto/rand; tests set their own
 }
 
-// Store is a folder of keys. It may be used by several goroutines at once.
-type Store struct{ cfg Config }
+// Validate returns every fault of c, joined.
+func (c *Config) Validate() error {
+	var faults []error
+	if c.Dir == "" {
+		faults = append(faults, errors.New("open key store: no folder is named"))
+	}
+	if len(c.Passphrase) == 0 {
+		faults = append(faults, errors.New("open key store: the passphrase is empty"))
+	}
+	if c.Iterations < 0 || c.Iterations > maxIterations {
+		faults = append(faults, fmt.Errorf("open key store: %d iterations (0 to %d are possible)", c.Iterations, maxIterations))
+	}
+	return errors.Join(faults...)
+}
+
+// Store is a folder of keys. It may be used by several goroutines at once. A
+// key is decrypted once and then kept: another process that changes the folder
+// is seen by the next Store.
+type Store struct {
+	cfg Config
+
+	mu   sync.Mutex
+	keys map[string]crypto.Signer // decrypted keys by name, guarded by mu
+}
 
 // Open returns the store in dir with the default settings. See [New].
 func Open(dir string, passphrase []byte) (*Store, error) {
@@ -76,54 +106,37 @@ func Open(dir string, passphrase []byte) (*Store, error) {
 
 // New returns the store that cfg describes. A folder that does not exist yet is
 // made by the first write; one that group or others may enter is refused.
-func New(cfg Config) (*Store, error) { return &Store{cfg: cfg}, nil }
+func New(cfg Config) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := checkDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	cfg.Passphrase = bytes.Clone(cfg.Passphrase)
+	if cfg.Iterations == 0 {
+		cfg.Iterations = DefaultIterations
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	return &Store{cfg: cfg, keys: make(map[string]crypto.Signer)}, nil
+}
 
 // Dir returns the store's folder.
 func (s *Store) Dir() string { return s.cfg.Dir }
 
-// Generate makes the private key name and writes it. It fails when there is
-// one already: a key is replaced by [Store.Promote] of another.
-func (s *Store) Generate(name string, kind Kind) error { return errors.ErrUnsupported }
-
-// Has reports whether there is a private key of this name.
-func (s *Store) Has(name string) bool { return false }
-
-// Signer returns the private key name for signatures: an SM2 key signs with
-// SM2-with-SM3 when it is given sm2.NewSM2SignerOption(true, nil).
-func (s *Store) Signer(name string) (crypto.Signer, error) { return nil, errors.ErrUnsupported }
-
-// Decrypter returns the SM2 private key name for messages sealed to it.
-func (s *Store) Decrypter(name string) (crypto.Decrypter, error) { return nil, errors.ErrUnsupported }
-
-// Chain returns the certificates in NAME.crt, leaf first; never empty without
-// an error.
-func (s *Store) Chain(name string) ([]*smx509.Certificate, error) { return nil, errors.ErrUnsupported }
-
-// PutChain writes NAME.crt from PEM certificates, leaf first. When the store
-// has a private key of this name the leaf must certify it.
-func (s *Store) PutChain(name string, pem []byte) error { return errors.ErrUnsupported }
-
-// CSR returns a certificate request (DER) for the key name, with id as URI and
-// hosts (names and IP addresses) as further subject alternative names.
-func (s *Store) CSR(name string, id certid.Identity, hosts []string) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// checkName refuses what is no simple file name, or would name a pinned root.
+func checkName(name string) error {
+	ok := len(name) > 0 && len(name) <= 64 && name[0] != '.' && !strings.HasSuffix(name, rootSuffix)
+	for i := range len(name) {
+		c := name[i]
+		ok = ok && ('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.')
+	}
+	if !ok {
+		return fmt.Errorf("find key %q: a name has 1 to 64 lower-case letters, digits, hyphens or dots, and does not end in %s", name, rootSuffix)
+	}
+	return nil
 }
 
-// TLSCertificate returns key and chain of a P-256 key for crypto/tls.
-func (s *Store) TLSCertificate(name string) (tls.Certificate, error) {
-	return tls.Certificate{}, errors.ErrUnsupported
-}
-
-// Root returns the pinned root of this name ([MessageRoot], [ListRoot],
-// [TLSRoot]) for certificates of any key type.
-func (s *Store) Root(name string) (*smx509.CertPool, error) { return nil, errors.ErrUnsupported }
-
-// TLSRoots returns the pinned TLS root for crypto/tls.
-func (s *Store) TLSRoots() (*x509.CertPool, error) { return nil, errors.ErrUnsupported }
-
-// PutRoot writes the pinned root name from PEM certificates of authorities.
-func (s *Store) PutRoot(name string, pem []byte) error { return errors.ErrUnsupported }
-
-// ReadPassphrase reads a passphrase file: the first line, without its line end.
-// The file must be a regular file that only its owner can read.
-func ReadPassphrase(file string) ([]byte, error) { return nil, errors.ErrUnsupported }
+func (s *Store) file(name, ext string) string { return filepath.Join(s.cfg.Dir, name+ext) }
