@@ -2,6 +2,7 @@ package wire
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -19,11 +20,13 @@ func FormatTime(t time.Time) string { return t.UTC().Format(TimeLayout) }
 // ParseTime reads a time of the standard. It takes a fraction of a second, as
 // the lax profile does (Q8), but no offset other than Z.
 func ParseTime(s string) (time.Time, error) {
-	t, err := time.Parse(TimeLayout, s)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("parse time: not YYYY-MM-DDTHH:MM:SSZ")
+	// time.Parse would also take an hour of one digit and a comma.
+	if len(s) >= len(TimeLayout) && s[13] == ':' && (s[19] == 'Z' || s[19] == '.') {
+		if t, err := time.Parse(TimeLayout, s); err == nil {
+			return t, nil
+		}
 	}
-	return t, nil
+	return time.Time{}, errors.New("parse time: not a time as YYYY-MM-DDTHH:MM:SSZ")
 }
 
 // FormatUsage returns a usage in percent, 0 to 100, in the seven characters of
@@ -38,21 +41,13 @@ func FormatUsage(percent float64) string {
 
 // ParseUsage returns the percentage of a usage; padding is not needed (Q7).
 func ParseUsage(s string) (float64, error) {
-	f, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
-	if err != nil || !(f >= 0 && f <= 100) {
-		return 0, fmt.Errorf("parse usage: not a percentage of 0 to 100")
+	number := strings.TrimSuffix(s, "%")
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || strings.Trim(number, "0123456789.") != "" || !(f >= 0 && f <= 100) {
+		return 0, errors.New("parse usage: not a percentage of 0 to 100")
 	}
 	return f, nil
 }
-
-// Coordinate is a longitude or latitude in degrees × 10^7 (Table 16, Q6).
-type Coordinate int64
-
-// CoordinateOf returns the coordinate nearest to degrees.
-func CoordinateOf(degrees float64) Coordinate { return Coordinate(math.Round(degrees * 1e7)) }
-
-// Degrees returns c in degrees.
-func (c Coordinate) Degrees() float64 { return float64(c) / 1e7 }
 
 // IDLength is the length of identifiers and tokens that we make (Q4).
 const IDLength = 11

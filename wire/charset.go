@@ -1,0 +1,68 @@
+package wire
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// class is a set of characters that a field may hold (M103).
+type class uint8
+
+const (
+	word   class = iota // ans without any space: identifiers, tokens, registry codes
+	ans                 // letters, digits and symbols: printable ASCII, spaces only inside
+	digits              // ns, digits and symbols: as ans, no letters (lax takes ans)
+	hans                // ans, Han characters and the CJK punctuation below, spaces only inside
+	hexa                // hexadecimal
+)
+
+// punctuation is what Chinese text needs besides Han characters. Full-width
+// letters and digits are not in it: they imitate ASCII ones.
+const punctuation = "，。、；：？！（）〔〕【】《》〈〉「」『』“”‘’—…·～￥"
+
+// words names each class in the text of a fault.
+var words = [...]string{
+	word:   "a letter, digit or symbol",
+	ans:    "a letter, digit or symbol",
+	digits: "a digit or symbol",
+	hans:   "a Chinese character, letter, digit or symbol",
+	hexa:   "a hexadecimal digit",
+}
+
+// has reports whether r may stand in a text of class c.
+func (c class) has(r rune) bool {
+	printable := r > ' ' && r < 0x7f
+	switch c {
+	case word:
+		return printable
+	case ans:
+		return printable || r == ' '
+	case digits:
+		return (printable || r == ' ') && !(r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z')
+	case hans:
+		return printable || r == ' ' || r > 0x7f && (unicode.Is(unicode.Han, r) || strings.ContainsRune(punctuation, r))
+	case hexa:
+		return r >= '0' && r <= '9' || r >= 'a' && r <= 'f' || r >= 'A' && r <= 'F'
+	}
+	return false
+}
+
+// fault returns what is wrong with the characters of s, or "".
+func (c class) fault(s string) string {
+	n := 0
+	for i, r := range s {
+		n++
+		if r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD") {
+			return fmt.Sprintf("character %d is not UTF-8", n)
+		}
+		if !c.has(r) {
+			return fmt.Sprintf("character %d is U+%04X, not %s", n, r, words[c])
+		}
+	}
+	if s != "" && (s[0] == ' ' || s[len(s)-1] == ' ') {
+		return "a space at the end or the beginning"
+	}
+	return ""
+}
