@@ -41,7 +41,6 @@ const (
 	ExtState         = "state"         // T10: start, run, stop
 	ExtOutbox        = "outbox"        // T10, T21: records that wait
 	ExtDropped       = "dropped"       // T10, T21: records dropped since the start
-	ExtReplayed      = "replayed"      // any report: true when it comes from the backlog
 	ExtGateways      = "gateways"      // T19: []GatewayRef
 	ExtResources     = "resources"     // T19: []ResourceFacts
 	ExtFacts         = "facts"         // T12 and T1 style context; reserved
