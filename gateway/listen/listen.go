@@ -1,0 +1,196 @@
+// Package listen is the one port: it accepts, peeks the whole ClientHello,
+// handshakes under limits and hands the connection to the handler of its
+// application protocol (RFC 7301).
+//
+// The steps of a connection, in order:
+//
+//	accept.go     1 accept, count, refuse beyond the limits
+//	hello.go      2 peek the ClientHello under its own deadline, never in Accept
+//	handshake.go  3 choose the face by ALPN and server name, handshake
+//	              4 hand over to the handler on a fresh goroutine
+//
+// Nothing that a stranger sends before step 4 is seen by any other package.
+package listen
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+)
+
+// ALPN names that the port knows.
+const (
+	HTTP1  = "http/1.1"
+	HTTP2  = "h2"
+	Tunnel = "yumen/1"
+)
+
+// Handler serves one connection. It owns conn and returns when it has ended;
+// ctx is done when the port closes for good.
+type Handler func(ctx context.Context, conn *Conn)
+
+// Config is what a [Port] needs.
+type Config struct {
+	Handlers map[string]Handler // by ALPN; HTTP1 also serves clients that offer none; required
+	Faces    *Faces             // certificates and who must show one; required
+	Limits   Limits
+	Drain    time.Duration // how long handlers may go on after Run's context is done; default 30s
+
+	GatewayID  string
+	Audit      audit.Sink            // default: none
+	Alerts     alert.Sink            // default: none
+	Logger     *zap.Logger           // default: none
+	Registerer prometheus.Registerer // default: none
+	Now        func() time.Time      // default time.Now
+}
+
+// Limits bound what strangers can hold. Zero fields select the defaults.
+type Limits struct {
+	Connections          int           `yaml:"connections"`            // in all; default 50000
+	ConnectionsPerSource int           `yaml:"connections_per_source"` // IPv4 address or IPv6 /64; default 2000
+	HalfOpen             int           `yaml:"half_open"`              // unauthenticated, in all, the oldest goes first; default 4096
+	HalfOpenPerSource    int           `yaml:"half_open_per_source"`   // default 256
+	Hello                time.Duration `yaml:"hello_timeout"`          // for the whole ClientHello; default 5s
+	Handshake            time.Duration `yaml:"handshake_timeout"`      // after the ClientHello; default 10s
+}
+
+func (l Limits) withDefaults() Limits {
+	l.Connections = cmp.Or(l.Connections, 50000)
+	l.ConnectionsPerSource = cmp.Or(l.ConnectionsPerSource, 2000)
+	l.HalfOpen = cmp.Or(l.HalfOpen, 4096)
+	l.HalfOpenPerSource = cmp.Or(l.HalfOpenPerSource, 256)
+	l.Hello = cmp.Or(l.Hello, 5*time.Second)
+	l.Handshake = cmp.Or(l.Handshake, 10*time.Second)
+	return l
+}
+
+// Port serves one or more listeners with one set of limits.
+type Port struct {
+	cfg     Config
+	faces   atomic.Pointer[Faces] // loaded once a handshake
+	half    *halfOpen
+	metrics *metrics
+	slots   chan struct{} // one a connection
+
+	conns    sync.WaitGroup
+	handlers context.Context // done when handlers must end
+	stop     context.CancelFunc
+}
+
+// New returns a port that is not yet listening.
+func New(cfg Config) (*Port, error) {
+	if cfg.Handlers[HTTP1] == nil || cfg.Faces == nil {
+		return nil, errors.New("make port: a handler for http/1.1 and the faces are required")
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	cfg.Drain = cmp.Or(cfg.Drain, 30*time.Second)
+	if cfg.Audit == nil {
+		cfg.Audit = audit.Discard
+	}
+	if cfg.Alerts == nil {
+		cfg.Alerts = alert.Discard
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	p := &Port{
+		cfg:   cfg,
+		half:  newHalfOpen(cfg.Limits.HalfOpen, cfg.Limits.HalfOpenPerSource),
+		slots: make(chan struct{}, cfg.Limits.Connections),
+	}
+	p.faces.Store(cfg.Faces)
+	p.handlers, p.stop = context.WithCancel(context.Background())
+	p.metrics = newMetrics(cfg.Registerer, p)
+	return p, nil
+}
+
+// SetFaces replaces the faces for the handshakes to come. Connections that
+// stand keep theirs; session tickets of the old faces end with them.
+func (p *Port) SetFaces(f *Faces) { p.faces.Store(f) }
+
+// Listen opens a TCP listener for [Port.Run]. Multipath TCP is off: rules of
+// the host's firewall and of Landlock speak of TCP.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	lc := net.ListenConfig{}
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w (is another process using the port, or is it below 1024?)", address, err)
+	}
+	return ln, nil
+}
+
+// Run serves the listeners until ctx is done, closes them, gives the handlers
+// the drain time and returns after every goroutine of the port has ended.
+func (p *Port) Run(ctx context.Context, listeners ...net.Listener) error {
+	var accepting sync.WaitGroup
+	errs := make(chan error, len(listeners))
+	for _, ln := range listeners {
+		accepting.Go(func() { errs <- p.accept(ctx, ln) })
+	}
+	stopped := context.AfterFunc(ctx, func() {
+		for _, ln := range listeners {
+			ln.Close()
+		}
+	})
+	accepting.Wait()
+	stopped()
+	p.half.closeAll()
+
+	drained := make(chan struct{})
+	go func() { p.conns.Wait(); close(drained) }()
+	timer := time.NewTimer(p.cfg.Drain)
+	defer timer.Stop()
+	select {
+	case <-drained:
+	case <-timer.C:
+	}
+	p.stop()
+	<-drained
+	close(errs)
+	var all error
+	for err := range errs {
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+// Faces answers, for each handshake, which certificate to show and whether to
+// ask for the client's. It is replaced as a whole on reload.
+type Faces struct {
+	// Certificate returns the certificate for a server name; name is "" when the
+	// client sent none.
+	Certificate func(name string) (*tls.Certificate, error)
+	// Demand reports whether an HTTP client must show a certificate for name. A
+	// browser that need not show one is not asked, so it shows no chooser.
+	Demand func(name string) bool
+	// ClientRoots are the authorities of devices. Nil: no client certificate is
+	// accepted and the tunnel is closed.
+	ClientRoots *x509.CertPool
+
+	once   sync.Once
+	open   *tls.Config // HTTP, no client certificate
+	device *tls.Config // HTTP, client certificate demanded
+	tunnel *tls.Config
+}
+
+// signers bounds private-key operations in progress to what the processors can
+// do; everything else of a handshake is bounded by half-open limits alone.
+var signers = make(chan struct{}, 2*runtime.GOMAXPROCS(0))

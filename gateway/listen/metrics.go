@@ -1,0 +1,39 @@
+package listen
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+type metrics struct {
+	handshakes *prometheus.CounterVec
+	drops      *prometheus.CounterVec
+}
+
+func newMetrics(r prometheus.Registerer, p *Port) *metrics {
+	m := &metrics{
+		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "yumen_handshakes_total", Help: "Handshakes by protocol and result; result is ok or the reason.",
+		}, []string{"protocol", "result"}),
+		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "yumen_drops_total", Help: "Connections refused before a byte was read, by layer and reason.",
+		}, []string{"layer", "reason"}),
+	}
+	if r == nil {
+		return m
+	}
+	r.MustRegister(m.handshakes, m.drops,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "yumen_connections", Help: "Connections that are open."},
+			func() float64 { return float64(len(p.slots)) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "yumen_connections_half_open", Help: "Connections without a finished handshake."},
+			func() float64 { return float64(p.half.len()) }))
+	return m
+}
+
+func (m *metrics) handshake(protocol policy.Protocol, r reason.Reason) {
+	m.handshakes.WithLabelValues(protocol.String(), r.String()).Inc()
+}
+
+func (m *metrics) drop(r reason.Reason) { m.drops.WithLabelValues("listen", r.String()).Inc() }
