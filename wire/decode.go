@@ -72,7 +72,7 @@ func DecodeRows[M any, P interface {
 		case err == nil:
 			list = append(list, *m)
 		default:
-			r.bad = append(r.bad, RowError{Row: i, ID: rowID(P(m), r.p), Err: err})
+			r.refuse(i, rowID(P(m), r.p), err)
 		}
 		return ""
 	})

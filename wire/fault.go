@@ -12,8 +12,14 @@ var (
 	ErrTooDeep  = errors.New("message nested too deep")
 )
 
-// maxFaults bounds the faults that one message or row reports.
-const maxFaults = 16
+// What a message full of faults may cost.
+const (
+	maxFaults    = 16   // faults that one message or row reports
+	maxRowFaults = 1024 // refused rows of a list that keep their own faults
+)
+
+// errRowFaults stands for the faults of the refused rows beyond maxRowFaults.
+var errRowFaults = errors.New("refused, like many rows before it")
 
 // FieldError is one field that breaks its table's rule. Its text never holds
 // the field's value: "Table 12 agentId: 14 characters, at most 11".

@@ -132,7 +132,7 @@ func rows[M, R any](name string, t *table[R], at func(*M) *[]R) field[M] {
 				case err == nil:
 					*at(m) = append(*at(m), row)
 				case r.tolerant:
-					r.bad = append(r.bad, RowError{Row: i, ID: t.id(&row, r.p), Err: err})
+					r.refuse(i, t.id(&row, r.p), err)
 				default:
 					f.addError(&RowError{Row: i, ID: t.id(&row, r.p), Err: err})
 				}

@@ -63,6 +63,14 @@ func (r *reader) fail(err error) bool {
 	return err == nil
 }
 
+// refuse notes a bad row of a tolerant list.
+func (r *reader) refuse(row int, id string, err error) {
+	if len(r.bad) >= maxRowFaults {
+		err = errRowFaults
+	}
+	r.bad = append(r.bad, RowError{Row: row, ID: id, Err: err})
+}
+
 func (r *reader) token() bool {
 	_, err := r.d.ReadToken()
 	return r.fail(err)
