@@ -61,6 +61,7 @@ const (
 	RenewalMissed    Reason = 218
 	Locked           Reason = 219
 	CutByOperator    Reason = 220
+	LoginLimit       Reason = 221
 )
 
 // 3xx: what the access grant list (Table 7) says.
