@@ -1,0 +1,248 @@
+package login
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+func (l *Login) routes() {
+	l.mux = http.NewServeMux()
+	// The login host.
+	l.mux.HandleFunc("GET "+l.cfg.Host+Prefix+"start", l.start)
+	l.mux.HandleFunc("GET "+l.cfg.Host+Prefix+"callback", l.callback)
+	l.mux.HandleFunc("GET "+l.cfg.Host+Prefix+"leave", l.leave)
+	// Every application's host.
+	l.mux.HandleFunc("GET "+Prefix+"enter", l.enter)
+	l.mux.HandleFunc("GET "+Prefix+"logout", l.askLogout)
+	l.mux.HandleFunc("POST "+Prefix+"logout", l.logout)
+	l.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { l.deny(w, r, reason.HostUnknown, "") })
+}
+
+// ServeHTTP serves the login host, and the paths below [Prefix] of every other
+// host. The caller has checked that the request's host is one of ours.
+func (l *Login) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer") // addresses here carry codes
+	h.Set("X-Content-Type-Options", "nosniff")
+	l.mux.ServeHTTP(w, r)
+}
+
+func (l *Login) deny(w http.ResponseWriter, r *http.Request, why reason.Reason, detail string) {
+	l.cfg.Deny(w, r, why, detail)
+}
+
+func (l *Login) fail(w http.ResponseWriter, r *http.Request, why reason.Reason, err error) {
+	l.audit(r, audit.Login, "", "", why, err.Error())
+	l.cfg.Logger.Info("login failed", zap.Stringer("reason", why), zap.String("remote_addr", r.RemoteAddr), zap.Error(err))
+	l.deny(w, r, why, "")
+}
+
+// start begins a sign-in at the login host, or hands over at once when the
+// browser is signed in to the site already.
+func (l *Login) start(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	a := attempt{Host: q.Get("h"), Return: safeReturn(q.Get("rd")), Bind: q.Get("b")}
+	if !l.cfg.Application(a.Host) || len(a.Bind) != 43 {
+		l.deny(w, r, reason.RequestMalformed, "")
+		return
+	}
+	fresh := q.Get("fresh") != ""
+	if c, err := r.Cookie(cookieSite); err == nil && !fresh {
+		if s, why := l.openSession(forSite, l.cfg.Host, c.Value); why == reason.OK {
+			l.handOver(w, r, s, a)
+			return
+		}
+	}
+	to, err := l.provider.authorize(r.Context(), &a, l.callbackURL(r), fresh)
+	if err != nil {
+		l.fail(w, r, reason.UpstreamUnreachable, err)
+		return
+	}
+	a.Expiry = l.cfg.Now().Add(stateLife).Unix()
+	http.SetCookie(w, newCookie(cookieState, l.sealer.seal(forState, l.cfg.Host, marshalState(a)), stateLife))
+	http.Redirect(w, r, to, http.StatusFound)
+}
+
+func (l *Login) callbackURL(r *http.Request) string { return "https://" + r.Host + Prefix + "callback" }
+
+// callback ends the provider's part of a sign-in.
+func (l *Login) callback(w http.ResponseWriter, r *http.Request) {
+	a, ok := l.attempt(r)
+	q := r.URL.Query()
+	http.SetCookie(w, clearCookie(cookieState)) // a state serves once
+	switch {
+	case !ok:
+		l.fail(w, r, reason.LoginFailed, errors.New("no login is in progress in this browser"))
+		return
+	case subtle.ConstantTimeCompare([]byte(a.State), []byte(q.Get("state"))) != 1:
+		l.fail(w, r, reason.LoginFailed, errors.New("the state is not the one that was sent"))
+		return
+	case q.Has("iss") && q.Get("iss") != l.cfg.Issuer: // RFC 9207
+		l.fail(w, r, reason.LoginFailed, errors.New("the answer comes from another issuer"))
+		return
+	case q.Has("error"):
+		l.fail(w, r, reason.LoginFailed, errors.New("the provider refused the sign-in"))
+		return
+	case q.Get("code") == "":
+		l.fail(w, r, reason.LoginFailed, errors.New("the answer carries no code"))
+		return
+	}
+	id, err := l.provider.exchange(r.Context(), &a, q.Get("code"), l.callbackURL(r))
+	if err != nil {
+		why := reason.LoginFailed
+		if e := (*errProvider)(nil); errors.As(err, &e) {
+			why = reason.UpstreamUnreachable
+		}
+		l.fail(w, r, why, err)
+		return
+	}
+	user := id.subject
+	if l.cfg.Map != "claim" {
+		var why reason.Reason
+		if user, why = l.cfg.Resolve(r.Context(), l.cfg.Issuer, id.subject); why != reason.OK {
+			l.fail(w, r, why, errors.New("subject "+id.subject+" of "+l.cfg.Issuer+" has no userId"))
+			return
+		}
+	}
+	if len(user) == 0 || len(user) > 11 {
+		l.fail(w, r, reason.SubjectUnmapped, errors.New("the userId has not 1 to 11 characters"))
+		return
+	}
+	now := l.cfg.Now()
+	s := session{id: newSessionID(), user: user, auth: id.auth, expiry: now.Add(l.cfg.Lifetime), level: id.level, factors: id.factors}
+	l.audit(r, audit.Login, user, s.id, reason.OK, "level "+itoa(int(s.level)))
+	http.SetCookie(w, newCookie(cookieSite, l.sealer.seal(forSite, l.cfg.Host, s.marshal()), l.cfg.Lifetime))
+	l.handOver(w, r, s, a)
+}
+
+func (l *Login) attempt(r *http.Request) (a attempt, ok bool) {
+	c, err := r.Cookie(cookieState)
+	if err != nil {
+		return a, false
+	}
+	b, err := l.sealer.open(forState, l.cfg.Host, c.Value)
+	if err != nil || json.Unmarshal(b, &a) != nil || l.cfg.Now().Unix() >= a.Expiry {
+		return a, false
+	}
+	return a, true
+}
+
+// handover is what a hand-over code says.
+type handover struct {
+	ID      string `json:"i"`
+	Session []byte `json:"s"`
+	Return  string `json:"r"`
+	Bind    string `json:"b"`
+	Expiry  int64  `json:"e"`
+}
+
+// handOver sends the browser to the application's host with a code that serves
+// once, there, for 30 s, in this browser.
+func (l *Login) handOver(w http.ResponseWriter, r *http.Request, s session, a attempt) {
+	code := l.sealer.seal(forCode, a.Host, marshalState(handover{
+		ID: randomText(9), Session: s.marshal(), Return: a.Return, Bind: a.Bind, Expiry: l.cfg.Now().Add(codeLife).Unix(),
+	}))
+	_, port := splitAuthority(r.Host)
+	authority := a.Host
+	if port != "" {
+		authority += ":" + port
+	}
+	http.Redirect(w, r, "https://"+authority+Prefix+"enter?code="+code, http.StatusSeeOther)
+}
+
+// enter turns a hand-over code into the session cookie of an application's host.
+func (l *Login) enter(w http.ResponseWriter, r *http.Request) {
+	host, _ := splitAuthority(r.Host)
+	var h handover
+	var s session
+	b, err := l.sealer.open(forCode, host, r.URL.Query().Get("code"))
+	if err != nil || json.Unmarshal(b, &h) != nil || s.unmarshal(h.Session) != nil {
+		l.fail(w, r, reason.LoginFailed, errors.New("the hand-over code does not open"))
+		return
+	}
+	now := l.cfg.Now()
+	expiry := time.Unix(h.Expiry, 0)
+	bind, err := r.Cookie(cookieBinder)
+	switch {
+	case !now.Before(expiry):
+		l.fail(w, r, reason.LoginFailed, errors.New("the hand-over code is too old"))
+		return
+	case err != nil || !bound(bind.Value, h.Bind):
+		l.fail(w, r, reason.LoginFailed, errors.New("the hand-over code belongs to another browser"))
+		return
+	case !l.codes.take(h.ID, expiry, now):
+		l.fail(w, r, reason.LoginFailed, errors.New("the hand-over code was used before"))
+		return
+	}
+	http.SetCookie(w, newCookie(cookieSession, l.sealer.seal(forSession, host, s.marshal()), s.expiry.Sub(now)))
+	http.SetCookie(w, clearCookie(cookieBinder))
+	http.Redirect(w, r, safeReturn(h.Return), http.StatusSeeOther)
+}
+
+func bound(bind, digest string) bool {
+	sum := sha256.Sum256([]byte(bind))
+	return subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(sum[:])), []byte(digest)) == 1
+}
+
+// askLogout asks before it ends a session: an image on a foreign page must not
+// sign anybody out.
+func (l *Login) askLogout(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; form-action 'self' https:; frame-ancestors 'none'")
+	_, _ = w.Write([]byte(logoutPage)) // the browser that went away needs no answer
+}
+
+const logoutPage = `<!doctype html><html lang="zh-CN"><meta charset="utf-8"><title>退出登录 · Sign out</title>
+<h1>退出登录 <span lang="en">· Sign out</span></h1><form method="post" action="/.yumen/logout"><button>退出 · Sign out</button></form></html>`
+
+// logout ends the session on every application of the site.
+func (l *Login) logout(w http.ResponseWriter, r *http.Request) {
+	if s := r.Header.Get("Sec-Fetch-Site"); s != "" && s != "same-origin" && s != "none" {
+		l.deny(w, r, reason.RequestMalformed, "")
+		return
+	}
+	host, port := splitAuthority(r.Host)
+	if c, err := r.Cookie(cookieSession); err == nil {
+		if s, why := l.openSession(forSession, host, c.Value); why == reason.OK {
+			l.audit(r, audit.Logout, s.user, s.id, reason.LoggedOut, "")
+			if l.cfg.Ended != nil {
+				l.cfg.Ended(s.id)
+			}
+		}
+	}
+	http.SetCookie(w, clearCookie(cookieSession))
+	to := url.URL{Scheme: "https", Host: l.cfg.Host, Path: Prefix + "leave"}
+	if port != "" {
+		to.Host += ":" + port
+	}
+	http.Redirect(w, r, to.String(), http.StatusSeeOther)
+}
+
+// leave clears the login host's own session, then the provider's.
+func (l *Login) leave(w http.ResponseWriter, r *http.Request) {
+	http.SetCookie(w, clearCookie(cookieSite))
+	if to := l.provider.logoutURL("https://" + r.Host + Prefix + "leave?done=1"); to != "" && r.URL.Query().Get("done") == "" {
+		http.Redirect(w, r, to, http.StatusSeeOther)
+		return
+	}
+	l.deny(w, r, reason.LoggedOut, "")
+}
+
+func clearCookie(name string) *http.Cookie {
+	c := newCookie(name, "", 0)
+	c.MaxAge = -1
+	return c
+}
