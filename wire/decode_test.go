@@ -154,11 +154,11 @@ func grantList(rows ...string) []byte {
 func TestGCR002_M54_BadRowGrantsNothingAndFailsNothing(t *testing.T) {
 	row := func(old, new string) string { return strings.Replace(goodGrant, old, new, 1) }
 	raw := grantList(
-		row(`USR00000001`, `USR00000000`),                         // 0 good
-		row(`"2026-01-02T03:04:05Z"`, `"tomorrow"`),               // 1
-		`17`,                                                      // 2
-		row(`"USR00000001"`, `5`),                                 // 3
-		row(`USR00000001`, `USR00000004`),                         // 4 good
+		row(`USR00000001`, `USR00000000`),           // 0 good
+		row(`"2026-01-02T03:04:05Z"`, `"tomorrow"`), // 1
+		`17`,                              // 2
+		row(`"USR00000001"`, `5`),         // 3
+		row(`USR00000001`, `USR00000004`), // 4 good
 		row(`"userId"`, `"userId":"USR00000009","userId"`),        // 5
 		row(`"APP00000001"`, `"APP00000001","APP\u202E0000001"`),  // 6
 		row(`"appIdList"`, `"x":{"a":1,"a":2},"appIdList"`),       // 7
