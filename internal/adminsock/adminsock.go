@@ -1,0 +1,170 @@
+// Package adminsock is the local face of a running role: JSON over HTTP on a
+// unix socket of mode 0600. Who may connect is decided by the file's mode, and
+// who did is known from the kernel, for the audit.
+package adminsock
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Listen opens the socket at path with mode 0600. A socket that nobody serves
+// is a leftover and is replaced; one that somebody serves is an error.
+func Listen(path string) (net.Listener, error) {
+	const most = 104 // bytes of a socket's path on the systems that we build for
+	if len(path) > most {
+		return nil, fmt.Errorf("listen on admin socket %s: the path has %d bytes, at most %d (set a shorter one)", path, len(path), most)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("listen on admin socket: %w", err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("listen on admin socket %s: another process serves it (stop it first)", path)
+	}
+	if fi, err := os.Lstat(path); err == nil {
+		if fi.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("listen on admin socket %s: the path is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("listen on admin socket: %w", err)
+		}
+	}
+	ln, err := listenPrivate(path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on admin socket: %w", err)
+	}
+	return ln, nil
+}
+
+type uidKey struct{}
+
+// Serve serves h on ln until ctx is done. Inside a handler, [UID] tells who
+// asks.
+func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, uidKey{}, peerUID(c))
+		},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if s.Shutdown(grace) != nil {
+			s.Close()
+		}
+	})
+	err := s.Serve(ln)
+	if stop() {
+		return err
+	}
+	<-stopped
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// UID returns the user id of the process that sent r, or "unknown" where the
+// system does not say.
+func UID(r *http.Request) string {
+	if s, ok := r.Context().Value(uidKey{}).(string); ok {
+		return s
+	}
+	return "unknown"
+}
+
+// Reply sends v as JSON.
+func Reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the client that went away needs no answer
+}
+
+// Refuse sends err with an HTTP status; [Client.Do] gives the same text back.
+func Refuse(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(fault{err.Error()}) // as above
+}
+
+type fault struct {
+	Error string `json:"error"`
+}
+
+// Read decodes the body of r into v strictly.
+func Read(r *http.Request, v any) error {
+	d := json.NewDecoder(io.LimitReader(r.Body, 1<<20))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("read request: %w", err)
+	}
+	return nil
+}
+
+// Client calls the role behind a socket. It is safe for concurrent use.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a client of the socket at path.
+func NewClient(path string) *Client {
+	return &Client{path, &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", path)
+		},
+		DisableKeepAlives: true,
+	}}}
+}
+
+// Do sends in (nil: no body) to path and decodes the answer into out (nil:
+// ignored). An error carries the role's own words.
+func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("call %s: %w", path, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://local/"+strings.TrimPrefix(path, "/"), body)
+	if err != nil {
+		return fmt.Errorf("call %s: %w", path, err)
+	}
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return fmt.Errorf("call admin socket %s: %w (is the role running, and are you its user?)", c.path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var f fault
+		raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+		if json.Unmarshal(raw, &f) != nil || f.Error == "" {
+			f.Error = fmt.Sprintf("status %d: %s", resp.StatusCode, raw)
+		}
+		return errors.New(f.Error)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read answer of %s: %w", path, err)
+	}
+	return nil
+}
