@@ -1,0 +1,316 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+// question is all that one decision needs, with integers for times.
+type question struct {
+	now      int64
+	authTime int64
+	remote   netip.Addr
+	method   string
+	path     string
+	level    int32
+	factors  Factors
+	posture  Score
+	risk     Score
+	protocol Protocol
+}
+
+// Decide answers whether sub may use app for r at now. It does not allocate
+// and is safe for concurrent use. Rate and maxconn are not in it: see
+// [Snapshot.Limits].
+func (s *Snapshot) Decide(sub *Subject, app AppIndex, r *Request, now time.Time) Decision {
+	return s.decide(sub, app, r, now.UnixNano(), unset)
+}
+
+// DecideRotated is Decide for a subject whose token was replaced by a newer
+// one of the same (user, device) and still counts until grace.
+func (s *Snapshot) DecideRotated(sub *Subject, app AppIndex, r *Request, now, grace time.Time) Decision {
+	return s.decide(sub, app, r, now.UnixNano(), nanos(grace))
+}
+
+// Admit answers whether sub may be here at all, whatever it asks for.
+func (s *Snapshot) Admit(sub *Subject, now time.Time) Decision {
+	return s.admitDecision(sub, now.UnixNano(), unset)
+}
+
+// AdmitRotated is Admit as [Snapshot.DecideRotated] is Decide.
+func (s *Snapshot) AdmitRotated(sub *Subject, now, grace time.Time) Decision {
+	return s.admitDecision(sub, now.UnixNano(), nanos(grace))
+}
+
+func (s *Snapshot) admitDecision(sub *Subject, now, grace int64) (d Decision) {
+	_, end, why, lock := s.admit(sub, 0, now, grace)
+	if why != reason.OK {
+		d.Reason = why
+		if lock >= 0 {
+			d.Message = s.locks[lock].Message
+		}
+		return d
+	}
+	d.RecheckAt = instant(end)
+	return d
+}
+
+// Owner returns the user of the row that the subject's token opens, for
+// subjects whose user is known by the token alone.
+func (s *Snapshot) Owner(sub *Subject) (userID string, ok bool) {
+	if sub.mac == (mac{}) {
+		return "", false
+	}
+	_, g := s.rows.findToken(&s.byToken, &sub.mac)
+	if g == nil || g.flags&(rowConflict|rowTokenBad) != 0 || g.pair.device != sub.pair.device {
+		return "", false
+	}
+	return g.pair.user.String(), true
+}
+
+// admit finds the row of sub and when it ends.
+func (s *Snapshot) admit(sub *Subject, app uint32, now, grace int64) (g *grant, end int64, why reason.Reason, lock int32) {
+	if s.noList {
+		return nil, 0, reason.NoList, -1
+	}
+	if now >= s.notAfter {
+		return nil, 0, reason.ListExpired, -1
+	}
+	if len(s.locks) != 0 {
+		if i := s.findLock(&sub.facts, app, now); i >= 0 {
+			return nil, 0, reason.Locked, i
+		}
+	}
+	end = s.notAfter
+	g, why = s.findRow(sub, grace)
+	if why != reason.OK {
+		return nil, 0, why, -1
+	}
+	if grace != unset {
+		end = min(end, grace)
+	}
+	end = min(end, g.expires)
+	if now >= end || g.expires == unset {
+		if sub.mac != (mac{}) {
+			return nil, 0, reason.TokenExpired, -1
+		}
+		return nil, 0, reason.GrantExpired, -1
+	}
+	return g, end, reason.OK, -1
+}
+
+// findRow returns the row that sub may use.
+func (s *Snapshot) findRow(sub *Subject, grace int64) (*grant, reason.Reason) {
+	f := &sub.facts
+	if sub.bad {
+		if f.UserID == "" {
+			return nil, reason.LoginRequired
+		}
+		if f.DeviceID == "" && !f.Browser {
+			return nil, reason.DeviceUnknown // M9: a user without a device
+		}
+		return nil, reason.NoGrant
+	}
+	if f.Browser {
+		p := pair{sub.pair.user, s.browser}
+		_, g := s.rows.findPair(&s.byPair, s.key.hash(p), &p)
+		if g == nil || g.flags&rowConflict != 0 {
+			return nil, reason.NoGrant
+		}
+		return g, reason.OK
+	}
+	if sub.pair.device == s.browser {
+		return nil, reason.DeviceMismatch // no certificate names the browser class
+	}
+	if sub.mac == (mac{}) || grace != unset {
+		_, g := s.rows.findPair(&s.byPair, sub.hash, &sub.pair)
+		if g == nil || g.flags&rowConflict != 0 {
+			return nil, reason.NoGrant
+		}
+		return g, reason.OK
+	}
+	_, g := s.rows.findToken(&s.byToken, &sub.mac)
+	switch {
+	case g == nil || g.flags&(rowConflict|rowTokenBad) != 0:
+		return nil, reason.TokenUnknown
+	case g.pair.device != sub.pair.device:
+		return nil, reason.TokenOtherDevice
+	case g.pair.user != sub.pair.user:
+		return nil, reason.UserMismatch
+	}
+	return g, reason.OK
+}
+
+func (s *Snapshot) decide(sub *Subject, app AppIndex, r *Request, now, grace int64) (d Decision) {
+	g, end, why, lock := s.admit(sub, uint32(app), now, grace)
+	if why != reason.OK {
+		d.Reason = why
+		if lock >= 0 {
+			d.Message = s.locks[lock].Message
+		}
+		return d
+	}
+	if int(app) >= len(s.apps) || !s.apps[app].registered {
+		d.Reason = reason.AppUnknown
+		return d
+	}
+	a := &s.apps[app]
+	if !s.inSet(g.set, uint32(app)) {
+		d.Reason = reason.AppNotGranted
+		return d
+	}
+	if a.refuseBrowser && sub.facts.Browser {
+		d.Reason = reason.BrowserRefused
+		return d
+	}
+	q := question{now: now, remote: plain(r.Remote), protocol: r.Protocol, method: r.Method, path: r.Path}
+	q.merge(sub, g)
+	if q.level < a.level {
+		d.Reason = reason.PolicyLevel
+		return d
+	}
+	failed := a.run.walk(&q, &end)
+	d.Limited = a.run.limited()
+	if len(s.users) != 0 {
+		if u := s.users[sub.pair.user]; u != nil {
+			failed = worse(failed, u.all.walk(&q, &end))
+			d.Limited = d.Limited || u.all.limited()
+			if own := u.apps[uint32(app)]; own != nil {
+				failed = worse(failed, own.walk(&q, &end))
+				d.Limited = d.Limited || own.limited()
+			}
+		}
+	}
+	if failed != nil {
+		return Decision{Reason: failed.why, PolicyID: failed.rules[0].id}
+	}
+	d.RecheckAt = instant(end)
+	return d
+}
+
+// plain returns a as policies spell it: IPv4 not mapped, and without a zone.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// merge takes the facts of the session and of the row; where both state one,
+// the narrower counts.
+func (q *question) merge(sub *Subject, g *grant) {
+	f := &sub.facts
+	q.level, q.factors = int32(f.Level), f.Factors
+	if f.Level == 0 || g.level != 0 && g.level < q.level {
+		q.level = g.level
+	}
+	switch {
+	case f.Factors == 0:
+		q.factors = g.factors
+	case g.factors != 0:
+		q.factors &= g.factors
+	}
+	q.authTime = sub.authTime
+	if sub.authTime == unset || g.authTime != unset && g.authTime < sub.authTime {
+		q.authTime = g.authTime
+	}
+	q.posture, q.risk = f.Posture, f.Risk
+	if f.Posture.plus1 == 0 || g.posture.plus1 != 0 && g.posture.plus1 < f.Posture.plus1 {
+		q.posture = g.posture
+	}
+	if g.risk.plus1 > f.Risk.plus1 {
+		q.risk = g.risk
+	}
+}
+
+func (r *run) limited() bool { return r.maxConn != nil || len(r.rates) != 0 }
+
+// walk returns the first group that does not hold, or nil. It lowers end to
+// the time at which one of them must be looked at again.
+func (r *run) walk(q *question, end *int64) *group {
+	for _, g := range r.groups {
+		until, ok := g.holds(q)
+		if !ok {
+			return g
+		}
+		*end = min(*end, until)
+	}
+	return nil
+}
+
+// worse returns the group whose denial is reported.
+func worse(a, b *group) *group {
+	if a == nil || b != nil && compareGroup(b, a) < 0 {
+		return b
+	}
+	return a
+}
+
+// holds reports whether the group holds for q, and until when that is known.
+func (g *group) holds(q *question) (until int64, ok bool) {
+	if g.typ == TypeIPDeny { // every row denies
+		if !q.remote.IsValid() {
+			return 0, false
+		}
+		for _, r := range g.rules {
+			if r.spec.(*addrs).contains(q.remote) {
+				return 0, false
+			}
+		}
+		return never, true
+	}
+	for _, r := range g.rules { // one alternative must hold; the last to end counts
+		if u, yes := r.holds(q); yes {
+			until, ok = max(until, u), true
+			if u == never {
+				break
+			}
+		}
+	}
+	return until, ok
+}
+
+func (r *rule) holds(q *question) (until int64, ok bool) {
+	switch spec := r.spec.(type) {
+	case *addrs:
+		return never, spec.contains(q.remote)
+	case protocols:
+		return never, spec.holds(q.protocol)
+	case *hours:
+		return spec.until(q.now)
+	case *route:
+		return never, spec.holds(q.method, q.path)
+	case atLeast:
+		return never, spec.holds(q.posture)
+	case atMost:
+		return never, spec.holds(q.risk)
+	case level:
+		return never, spec.holds(int(q.level))
+	case demanded:
+		return never, spec.holds(q.factors)
+	case age:
+		return spec.until(q.authTime, q.now)
+	}
+	return 0, false // closed, or a limit of nothing
+}
+
+// Limits returns the limits on sub and app that the caller must count. It does
+// not allocate.
+func (s *Snapshot) Limits(sub *Subject, app AppIndex) (l Limits) {
+	l.MaxConn = -1
+	if int(app) >= len(s.apps) {
+		return l
+	}
+	a := &s.apps[app]
+	most := a.run.maxConn
+	l.Rates[0] = a.run.rates
+	if u := s.users[sub.pair.user]; u != nil {
+		most = tighter(most, u.all.maxConn)
+		l.Rates[1] = u.all.rates
+		if own := u.apps[uint32(app)]; own != nil {
+			most = tighter(most, own.maxConn)
+			l.Rates[2] = own.rates
+		}
+	}
+	if most != nil {
+		l.MaxConn, l.MaxConnPolicy = int(most.spec.(maxConn)), most.id
+	}
+	return l
+}
