@@ -41,8 +41,12 @@ func Listen(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("listen on admin socket: %w", err)
 		}
 	}
-	ln, err := listenPrivate(path)
+	ln, err := net.Listen("unix", path)
 	if err != nil {
+		return nil, fmt.Errorf("listen on admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
 		return nil, fmt.Errorf("listen on admin socket: %w", err)
 	}
 	return ln, nil

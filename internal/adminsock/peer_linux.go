@@ -2,28 +2,12 @@ package adminsock
 
 import (
 	"net"
-	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// listenPrivate makes the socket with mode 0600 from its first moment: it is
-// bound inside a folder of mode 0700 and then tightened.
-func listenPrivate(path string) (net.Listener, error) {
-	old := unix.Umask(0o177)
-	ln, err := net.Listen("unix", path)
-	unix.Umask(old)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	return ln, nil
-}
-
+// peerUID returns the user id of the process at the other end of c.
 func peerUID(c net.Conn) string {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
