@@ -1,0 +1,7 @@
+//go:build !unix
+
+package mux
+
+const pollable = false
+
+func (s *source) try(uintptr) bool { return true }
