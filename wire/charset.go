@@ -66,3 +66,28 @@ func (c class) fault(s string) string {
 	}
 	return ""
 }
+
+// CleanText returns s in the form that a field of Chinese text takes
+// (exceptionAlertContent, remark, names): line breaks and tabs become spaces,
+// every other character that the field may not hold becomes a question mark,
+// spaces at the ends go, and what is beyond most characters is cut off; 0 is no
+// limit. Details of errors pass through it, so that no alert is lost to a
+// character.
+func CleanText(s string, most int) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range strings.TrimLeft(s, " \t\r\n") {
+		if most > 0 && n == most {
+			break
+		}
+		n++
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			r = ' '
+		case !hans.has(r):
+			r = '?'
+		}
+		b.WriteRune(r)
+	}
+	return strings.TrimRight(b.String(), " ")
+}

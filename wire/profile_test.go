@@ -319,3 +319,24 @@ func TestQ29_ResultHoldsNoChinese(t *testing.T) {
 		}
 	}
 }
+
+func TestCleanTextIsAlwaysTaken(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		most int
+		want string
+	}{
+		{"设备 GW000000001：no answer\n\tfrom 10.0.0.1", 0, "设备 GW000000001：no answer  from 10.0.0.1"},
+		{"a\x00b\u202Ec\U0001F600é", 11, "a?b?c??"},
+		{" \n a \t", 11, "a"},
+		{"\xff", 11, "?"},
+		{"", 11, ""},
+		{"1234567890 abc", 11, "1234567890"},
+		{"玉门关玉门关玉门关玉门关", 11, "玉门关玉门关玉门关玉门"},
+	} {
+		got := CleanText(tt.text, tt.most)
+		if why := upTo(tt.most, hans)(got, Strict); got != tt.want || why != "" {
+			t.Errorf("CleanText(%q, %d) = %q (%s), want %q", tt.text, tt.most, got, why, tt.want)
+		}
+	}
+}
