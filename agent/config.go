@@ -19,8 +19,9 @@ import (
 // its default.
 type Config struct {
 	Dir             string    `yaml:"dir"`               // what `yumen enroll` wrote; default: the folder of the configuration file
-	PassphraseFile  string    `yaml:"passphrase_file"`   // opens the keys; mode 0600; required
-	Control         string    `yaml:"control"`           // base URL of the control center; default: the one of the enrolment
+	Keys            string    `yaml:"keys"`              // key folder; default DIR/keys
+	PassphraseFile  string    `yaml:"passphrase_file"`   // opens the keys; mode 0600; default DIR/passphrase
+	Control         string    `yaml:"control"`           // https base URL of the control center; required; `yumen enroll` writes it
 	User            string    `yaml:"user"`              // userId that `agent login` offers; optional
 	SOCKS5          []string  `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
 	HTTPConnect     []string  `yaml:"http_connect"`      // loopback addresses; default none
@@ -34,11 +35,13 @@ type Config struct {
 	Longitude       float64   `yaml:"longitude"`         // degrees, Table 16; default 0
 	Latitude        float64   `yaml:"latitude"`          // degrees, Table 16; default 0
 
-	Logger   *zap.Logger      `yaml:"-"` // default: none
-	Now      func() time.Time `yaml:"-"` // default time.Now; tests set their own
-	Link     Link             `yaml:"-"` // default: the control center of the enrolment
-	Dialer   Dialer           `yaml:"-"` // default: tunnels over TLS
-	Identity Identity         `yaml:"-"` // default: read from the enrolled certificate
+	Logger   *zap.Logger                `yaml:"-"` // default: none
+	Now      func() time.Time           `yaml:"-"` // the wall clock; default time.Now
+	Elapsed  func() time.Duration       `yaml:"-"` // time that no clock change moves; default the system's
+	Identity Identity                   `yaml:"-"` // default: the enrolled certificate's
+	NewLink  func(Events) (Link, error) `yaml:"-"` // default: to the control center of the enrolment
+	Dialer   Dialer                     `yaml:"-"` // default: tunnels over TLS
+	Sealer   StateKey                   `yaml:"-"` // signs the state file; default: the key "sign"
 }
 
 // Forward is a local address whose every connection goes to one application.
@@ -74,6 +77,15 @@ func Load(path string) (Config, error) {
 }
 
 func (c *Config) setDefaults() {
+	if c.Keys == "" {
+		c.Keys = filepath.Join(c.Dir, "keys")
+	}
+	if c.PassphraseFile == "" {
+		c.PassphraseFile = filepath.Join(c.Dir, "passphrase")
+	}
+	if c.Elapsed == nil {
+		c.Elapsed = steadyClock()
+	}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(c.Dir, "agent.sock")
 	}
@@ -102,6 +114,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Dir == "" {
 		fault("dir", "missing (run yumen enroll CODE --dir DIR first)")
+	}
+	if c.Control == "" && c.NewLink == nil {
+		fault("control", "missing (the https address of the control center; yumen enroll writes it)")
 	}
 	if c.Control != "" && !strings.HasPrefix(c.Control, "https://") {
 		fault("control", "%q does not begin with https://", c.Control)

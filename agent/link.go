@@ -2,82 +2,59 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net"
 
-	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/ctlclient"
+	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/wire"
 )
 
-// Link is the way to the control center: the five messages of clause 9. All
-// methods may be called from any goroutine and honour ctx.
+// Link is the way to the control center: the messages of clause 9. Its methods
+// may be called from any goroutine. [ctlclient.Agent] is the real one.
 type Link interface {
-	// Authenticate sends Table 16 and returns Table 18 as it came. The caller
-	// judges the reply's code.
-	Authenticate(ctx context.Context, m *wire.Authentication) (*wire.AuthenticationReply, error)
-	// Resources fetches Tables 19 and 20 and the gateways that serve them.
-	Resources(ctx context.Context) (*Grants, error)
-	// Status sends Table 21, Alert Table 22.
-	Status(ctx context.Context, m *wire.AgentStatus) error
-	Alert(ctx context.Context, m *wire.AgentAlert) error
+	// Run keeps the link until ctx ends: identity reports, status (Table 21)
+	// and resources at least every 60 s while a user is signed in.
+	Run(ctx context.Context) error
+	// Login signs in by Table 16. A refusal by Table 18 is a
+	// [*ctlclient.RefusedError].
+	Login(ctx context.Context, userID string, method int, factors []wire.Factor) (ctlclient.Token, error)
+	// Logout ends the reports.
+	Logout()
+	// FetchResources fetches Table 19 now.
+	FetchResources(ctx context.Context) (*ctlclient.Resources, error)
+	// Raise sends Table 22. It never blocks.
+	Raise(a alert.Alert)
+	// SendAlert sends Table 22 and waits for the answer.
+	SendAlert(ctx context.Context, m *wire.AgentAlert) error
+	// Status returns the state of the link.
+	Status() ctlclient.AgentStatus
 }
 
-// Grants is Table 19 with its extensions.
-type Grants struct {
-	List     wire.ResourceList
-	Extra    []Extra // extensions of List.ResourceList, by index
-	Gateways []Gateway
+// Events is what a [Link] tells the agent. The functions never block.
+type Events struct {
+	Token     func(ctlclient.Token)
+	Resources func(*ctlclient.Resources)
+	SignedOut func(error)
 }
-
-// Extra is what the extension `resources` says of the row Index of Table 20
-// (Q32).
-type Extra struct {
-	Index    int
-	Hosts    []string
-	Protocol string // "tcp" (default) or "udp"
-}
-
-// Gateway is one gateway of the resource list.
-type Gateway struct {
-	ID        string
-	Addresses []string // host:port, in the order of preference
-	Sign, Enc []byte   // DER certificates: it signs with one, we seal to the other
-}
-
-// Hello is what a tunnel says first.
-type Hello struct{ AgentID, DeviceID, UserID, Token string }
 
 // Dialer makes tunnels.
 type Dialer interface {
-	// Dial connects to one address of gw and says h. notices gets every Table
-	// 15; it must not block. Dial returns when the gateway has accepted, or an
-	// error, a [*RefusedError] when it has refused.
-	Dial(ctx context.Context, gw Gateway, addr string, h Hello, notices func(*wire.Notice)) (Tunnel, error)
+	// Dial connects to one address of gw and says hello. notices gets every
+	// Table 15; it must not block. Dial returns when the gateway has accepted;
+	// a refusal is a [*carrier.RefusedError].
+	Dial(ctx context.Context, gw wire.GatewayRef, addr string, hello wire.TunnelHello, notices func(*wire.Notice)) (Tunnel, error)
 }
 
 // Tunnel is one open tunnel. Its methods may be called from any goroutine.
+// [carrier.Client] is the real one.
 type Tunnel interface {
 	// Open asks by Table 12 for one flow; network is "tcp" or "udp". A refusal
-	// by Table 13 is a [*RefusedError].
+	// by Table 13 is a [*carrier.RefusedError].
 	Open(ctx context.Context, network string, m *wire.AccessRequest) (net.Conn, error)
-	// Renew sends Table 14.
+	// Renew sends Table 14 and waits for the reply.
 	Renew(ctx context.Context, m *wire.Renewal) error
 	// Done is closed when the tunnel has ended; Err then says why.
 	Done() <-chan struct{}
 	Err() error
 	Close() error
 }
-
-// ErrNoDatagrams is returned by Tunnel.Open for "udp" when the tunnel carries
-// no datagrams.
-var ErrNoDatagrams = errors.New("agent: the tunnel carries no datagrams")
-
-// RefusedError says that the other end refused: by Table 13, Table 18 or at the
-// tunnel's hello.
-type RefusedError struct {
-	Reason reason.Reason
-	Result string // the reply's result as it came
-}
-
-// Error returns the reason in English.
-func (e *RefusedError) Error() string { return "refused: " + Explain(reason.English, e.Result) }

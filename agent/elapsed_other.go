@@ -1,0 +1,13 @@
+//go:build !linux
+
+package agent
+
+import "time"
+
+// steadyClock returns a clock that no setting of the wall clock moves. Here it
+// may stand still while the machine sleeps: a wake-up is then reported as a
+// jump.
+func steadyClock() func() time.Duration {
+	start := time.Now()
+	return func() time.Duration { return time.Since(start) }
+}

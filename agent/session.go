@@ -1,0 +1,227 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/ctlclient"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// session is who is signed in. The zero value is nobody. The token is kept in
+// memory only.
+type session struct {
+	userID, token string
+	expires       time.Time
+}
+
+func (s session) in() bool { return s.token != "" }
+
+const loginTimeout = 20 * time.Second
+
+// Login signs userID in with the given proofs (Tables 16 to 18) and fetches the
+// resource list. The proofs are sent once and kept nowhere. A refusal names its
+// reason in both languages by [Agent.ExplainError].
+func (a *Agent) Login(ctx context.Context, userID string, factors []wire.Factor) error {
+	if userID == "" || len(userID) > 11 {
+		return fmt.Errorf("sign in: user %q must have 1 to 11 characters", printable(userID))
+	}
+	if len(factors) == 0 {
+		return errors.New("sign in: no password or other proof")
+	}
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	a.loginMu.Lock()
+	defer a.loginMu.Unlock()
+	tok, err := a.link.Login(ctx, userID, wire.MethodLocal, factors)
+	if err != nil {
+		return fmt.Errorf("sign in %s: %w", userID, err)
+	}
+	if tok.UserID != userID {
+		a.link.Logout()
+		return fmt.Errorf("sign in %s: the control center answered for another user", userID)
+	}
+	if err := a.takeToken(tok); err != nil {
+		a.link.Logout()
+		return fmt.Errorf("sign in %s: %w", userID, err)
+	}
+	a.log.Info("signed in", zap.String("user_id", userID), zap.Time("expires", tok.Expires))
+	if err := a.state.setUser(userID); err != nil {
+		a.log.Warn("state not written", zap.Error(err))
+	}
+	rs, err := a.link.FetchResources(ctx)
+	if err != nil {
+		return fmt.Errorf("signed in, but fetch resource list: %w", err)
+	}
+	a.setResources(rs)
+	return nil
+}
+
+// errNoToken is a Table 18 that says 200 and gives no usable token: a failure
+// (M96).
+var errNoToken = errors.New("the control center answered with success but without a valid token (Table 18 needs authToken and expirationDate)")
+
+// takeToken makes tok the session's. A token for another user than the one who
+// is signed in begins a new session.
+func (a *Agent) takeToken(tok ctlclient.Token) error {
+	if tok.UserID == "" || tok.AuthToken == "" || tok.Expires.IsZero() || !a.cfg.Now().Before(tok.Expires) {
+		return errNoToken
+	}
+	a.mu.Lock()
+	old := a.session
+	a.session = session{userID: tok.UserID, token: tok.AuthToken, expires: tok.Expires}
+	if old.in() && old.userID != tok.UserID {
+		a.routes, a.gateways = nil, nil
+	}
+	a.broadcast()
+	a.mu.Unlock()
+	if old.in() && old.userID != tok.UserID {
+		a.cutFlows(reason.LoggedOut, func(*flow) bool { return true })
+	}
+	return nil
+}
+
+// onToken takes a token that an identity report brought (Q25). It never begins
+// a session: a report that is answered after the sign-out changes nothing.
+func (a *Agent) onToken(tok ctlclient.Token) {
+	a.mu.Lock()
+	mine := a.session.in() && a.session.userID == tok.UserID
+	a.mu.Unlock()
+	if !mine {
+		return
+	}
+	if err := a.takeToken(tok); err != nil {
+		a.log.Warn("token not taken", zap.Error(err))
+	}
+}
+
+// Logout ends the session, the tunnel and every flow.
+func (a *Agent) Logout() { a.signOut(reason.LoggedOut) }
+
+func (a *Agent) signOut(r reason.Reason) {
+	a.link.Logout()
+	a.mu.Lock()
+	was := a.session
+	a.session, a.routes, a.gateways = session{}, nil, nil
+	a.broadcast()
+	a.mu.Unlock()
+	a.cutFlows(r, func(*flow) bool { return true })
+	if was.in() {
+		a.log.Info("signed out", zap.String("user_id", was.userID), zap.Stringer("reason", r))
+		a.notices.add(Notice{Time: a.cfg.Now(), Kind: "agent", Level: 1, Reason: r.Code(), Words: sentence(r, "")})
+	}
+}
+
+// onSignedOut is the control center's word that the sign-in has ended.
+func (a *Agent) onSignedOut(err error) {
+	r := reason.SessionRevoked
+	if err != nil {
+		if got, _ := explainError(err); got != reason.OK && got != reason.InternalError {
+			r = got
+		}
+	}
+	a.signOut(r)
+}
+
+// setResources takes a new Table 19: routes that it does not have any more are
+// gone, and flows on them end with the reason.
+func (a *Agent) setResources(rs *ctlclient.Resources) {
+	if rs.List.AgentID != a.id.AgentID || rs.List.DeviceID != a.id.DeviceID {
+		a.log.Warn("resource list refused", zap.String("agent_id", printable(rs.List.AgentID)), zap.Stringer("reason", reason.MessageReceiver))
+		return
+	}
+	t, err := newRoutes(rs)
+	if err != nil {
+		a.log.Warn("resource list has bad rows", zap.Error(err))
+	}
+	a.mu.Lock()
+	if !a.session.in() || a.session.userID != rs.List.UserID {
+		a.mu.Unlock()
+		a.log.Warn("resource list refused", zap.Stringer("reason", reason.UserMismatch))
+		return
+	}
+	a.routes, a.gateways, a.fetched = t, rs.Gateways, a.cfg.Now()
+	a.broadcast()
+	a.mu.Unlock()
+	a.cutFlows(reason.GrantRevoked, func(f *flow) bool { return !t.has(f.res) })
+}
+
+func (a *Agent) currentRoutes() *routes {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.routes
+}
+
+// broadcast wakes everybody who waits for a change. a.mu must be held.
+func (a *Agent) broadcast() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// keepSession ends a session whose token has expired, and fetches the resource
+// list anew when something hints that it has changed.
+func (a *Agent) keepSession(ctx context.Context) error {
+	for {
+		a.mu.Lock()
+		s, changed := a.session, a.changed
+		a.mu.Unlock()
+		wait := 30 * time.Second // a wall clock that was set is noticed then
+		if s.in() {
+			left := s.expires.Sub(a.cfg.Now())
+			if left <= 0 {
+				a.signOut(reason.TokenExpired)
+				continue
+			}
+			wait = min(wait, left)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-changed:
+		case <-timer.C:
+		case <-a.refetch:
+			if s.in() {
+				a.fetchAgain(ctx)
+			}
+		}
+		timer.Stop()
+	}
+}
+
+func (a *Agent) fetchAgain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	rs, err := a.link.FetchResources(ctx)
+	if err != nil {
+		a.log.Warn("resource list not fetched", zap.Error(err))
+		return
+	}
+	a.setResources(rs)
+}
+
+// hint asks for a fresh resource list, unless one was asked for within gap: a
+// program that retries a refused destination must not become a load on the
+// control center.
+func (a *Agent) hint(gap time.Duration) {
+	now := a.cfg.Elapsed()
+	a.mu.Lock()
+	soon := a.hinted != 0 && now-a.hinted < gap
+	if !soon {
+		a.hinted = now
+	}
+	a.mu.Unlock()
+	if soon {
+		return
+	}
+	select {
+	case a.refetch <- struct{}{}:
+	default:
+	}
+}

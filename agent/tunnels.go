@@ -1,0 +1,252 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+const (
+	dialTimeout  = 5 * time.Second  // one address: connection, handshake and hello
+	renewTimeout = 3 * time.Second  // Table 14 and its reply (§8.2)
+	renewMost    = 55 * time.Second // §8.2: at least every 60 s
+	renewLeast   = 45 * time.Second
+	retryFirst   = 200 * time.Millisecond
+	retryMost    = 30 * time.Second
+	steadyAfter  = 10 * time.Second // a tunnel that lived this long starts the back-off anew
+)
+
+// backoff gives the waits between attempts: doubling from 0.2 s to 30 s, each
+// drawn at random from its upper half, so that many agents do not return at
+// once. It is for one goroutine.
+type backoff struct{ n int }
+
+func (b *backoff) next() time.Duration {
+	most := min(2*retryFirst<<min(b.n, 20), retryMost)
+	b.n++
+	return most/2 + rand.N(most/2+1)
+}
+
+func (b *backoff) reset() { b.n = 0 }
+
+// live is the tunnel in use.
+type live struct {
+	Tunnel
+	gateway, addr string
+	since         time.Time
+}
+
+// keepTunnel holds one tunnel while a user is signed in and gateways are known.
+func (a *Agent) keepTunnel(ctx context.Context) error {
+	var b backoff
+	for {
+		s, gws, changed := a.want()
+		if !s.in() || len(gws) == 0 {
+			b.reset()
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			}
+			continue
+		}
+		t, err := a.connect(ctx, s, gws)
+		if err == nil {
+			start := a.cfg.Elapsed()
+			err = a.tend(ctx, t, s.userID)
+			if a.cfg.Elapsed()-start >= steadyAfter {
+				b.reset()
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			continue // ended on purpose
+		}
+		a.tunnelFault(err)
+		if !a.pause(ctx, b.next(), s.userID) {
+			return nil
+		}
+	}
+}
+
+// want returns what a tunnel is made of, and the channel of the next change.
+func (a *Agent) want() (session, []wire.GatewayRef, chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.session, a.gateways, a.changed
+}
+
+// pause waits d, or until the session is another one. It is false when ctx has
+// ended.
+func (a *Agent) pause(ctx context.Context, d time.Duration, userID string) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		s, _, changed := a.want()
+		if s.userID != userID {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-changed:
+		}
+	}
+}
+
+func (a *Agent) tunnelFault(err error) {
+	a.mu.Lock()
+	a.lastFault = printable(err.Error())
+	a.mu.Unlock()
+	a.log.Warn("tunnel failed", zap.Error(err))
+	a.raise(alert.Alert{Code: alert.TunnelFault, Detail: printable(err.Error())})
+}
+
+// connect tries each address of each gateway in order and takes the first that
+// accepts.
+func (a *Agent) connect(ctx context.Context, s session, gws []wire.GatewayRef) (*live, error) {
+	var faults []error
+	for _, gw := range gws {
+		for _, addr := range gw.Addresses {
+			t, err := a.dialOne(ctx, gw, addr, s)
+			if err == nil {
+				a.log.Info("tunnel ready", zap.String("gateway_id", gw.ID), zap.String("remote_addr", addr))
+				return &live{Tunnel: t, gateway: gw.ID, addr: addr, since: a.cfg.Now()}, nil
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			faults = append(faults, fmt.Errorf("gateway %s at %s: %w", gw.ID, addr, err))
+		}
+	}
+	if len(faults) == 0 {
+		return nil, errors.New("dial gateway: the resource list names no address")
+	}
+	return nil, errors.Join(faults...)
+}
+
+func (a *Agent) dialOne(ctx context.Context, gw wire.GatewayRef, addr string, s session) (Tunnel, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	hello := wire.TunnelHello{AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, UserID: s.userID, AuthToken: s.token, Version: 1}
+	return a.dialer.Dial(ctx, gw, addr, hello, a.onNotice)
+}
+
+// tend publishes t and renews the identity on it (Table 14, Q25) until it ends.
+// It returns nil when the agent ended it on purpose. t is closed on return.
+func (a *Agent) tend(ctx context.Context, t *live, userID string) error {
+	a.setTunnel(t)
+	defer func() {
+		a.setTunnel(nil)
+		t.Close()
+	}()
+	sent, _, _ := a.want()
+	timer := time.NewTimer(renewalWait())
+	defer timer.Stop()
+	for {
+		s, gws, changed := a.want()
+		if s.userID != userID || !slices.ContainsFunc(gws, func(g wire.GatewayRef) bool { return g.ID == t.gateway }) {
+			return nil
+		}
+		renew := s.token != sent.token
+		if !renew {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-t.Done():
+				return fmt.Errorf("tunnel to %s ended: %w", t.gateway, cmpErr(t.Err()))
+			case <-changed:
+				continue
+			case <-timer.C:
+				renew = true
+			}
+		}
+		if renew {
+			if err := a.renew(ctx, t, s); err != nil {
+				return err
+			}
+			sent = s
+			timer.Reset(renewalWait())
+		}
+	}
+}
+
+func renewalWait() time.Duration { return renewLeast + rand.N(renewMost-renewLeast) }
+
+func cmpErr(err error) error {
+	if err == nil {
+		return errors.New("closed")
+	}
+	return err
+}
+
+func (a *Agent) renew(ctx context.Context, t *live, s session) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	now := a.cfg.Now()
+	if err := t.Renew(ctx, &wire.Renewal{AuthToken: s.token, UpdateTime: wire.FormatTime(now)}); err != nil {
+		return fmt.Errorf("renew identity at %s: %w", t.gateway, err)
+	}
+	a.mu.Lock()
+	a.renewed = now
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Agent) setTunnel(t *live) {
+	a.mu.Lock()
+	a.tunnel = t
+	if t != nil {
+		a.lastFault = ""
+		a.renewed = a.cfg.Now()
+	}
+	a.broadcast()
+	a.mu.Unlock()
+}
+
+// waitTunnel returns the tunnel, after a wait of at most tunnelWait for one
+// that is being made.
+func (a *Agent) waitTunnel(ctx context.Context) (*live, session, error) {
+	ctx, cancel := context.WithTimeout(ctx, tunnelWait)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		t, s, changed, fault := a.tunnel, a.session, a.changed, a.lastFault
+		a.mu.Unlock()
+		if !s.in() {
+			return nil, s, &Refusal{Reason: reason.LoginRequired, Detail: "run yumen agent login"}
+		}
+		if t != nil {
+			return t, s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, s, &Refusal{Reason: reason.TunnelClosed, Detail: fault}
+		case <-changed:
+		}
+	}
+}
+
+// onNotice takes Table 15. It runs on the tunnel's reader and does not block.
+func (a *Agent) onNotice(m *wire.Notice) {
+	n := fromGateway(m, a.cfg.Now())
+	a.notices.add(n)
+	a.log.Warn("gateway notice", zap.String("gateway_id", printable(m.GatewayID)), zap.String("type", n.Type), zap.Int("level", n.Level), zap.String("content", n.Content))
+	switch alert.Code(m.ExceptionAlertType) {
+	case alert.SessionCut, alert.AccessRefused, alert.LockInForce:
+		a.hint(200 * time.Millisecond) // what we may reach has probably changed
+	}
+}

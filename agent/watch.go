@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/alert"
+)
+
+const (
+	watchPeriod  = 5 * time.Second
+	jumpLeast    = 3 * time.Second  // a wall clock that moved this much against the steady one has jumped
+	checkPeriod  = 55 * time.Second // of the state file
+	alertDamping = time.Minute      // one alert of a kind and subject (clause 9.4: the first goes at once)
+)
+
+// raise shows al to the person at this machine and sends it to the control
+// center (Table 22, §9.4).
+func (a *Agent) raise(al alert.Alert) {
+	if al.Time.IsZero() {
+		al.Time = a.cfg.Now()
+	}
+	al.DeviceID = a.id.DeviceID
+	a.alerts.Raise(al)
+}
+
+// sendAlert is where the damper lets alerts out.
+func (a *Agent) sendAlert(al alert.Alert) {
+	e, _ := alert.Lookup(al.Code)
+	n := Notice{Time: al.Time, Kind: "agent", Type: string(al.Code), Level: int(al.Level), Content: al.Detail, Words: Words{EN: e.EN + ". " + e.AdviceEN, ZH: e.ZH + "。" + e.AdviceZH}}
+	if al.Reason != 0 {
+		n.Reason = al.Reason.Code()
+	}
+	a.notices.add(n)
+	a.link.Raise(al)
+}
+
+// watch looks for a clock that jumped and for a state file that was altered
+// (M101), and lets held-back alerts out.
+func (a *Agent) watch(ctx context.Context) error {
+	tick := time.NewTicker(watchPeriod)
+	defer tick.Stop()
+	wall, steady := a.cfg.Now().Round(0), a.cfg.Elapsed()
+	checked, flushed := steady, steady
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		w, s := a.cfg.Now().Round(0), a.cfg.Elapsed()
+		if jump := w.Sub(wall) - (s - steady); jump.Abs() >= jumpLeast {
+			a.log.Warn("clock jumped", zap.Duration("by", jump))
+			a.raise(alert.Alert{Code: alert.ClockJump, Detail: fmt.Sprintf("by %s", jump.Round(time.Millisecond))})
+		}
+		wall, steady = w, s
+		if s-flushed >= alertDamping {
+			flushed = s
+			a.alerts.Flush()
+		}
+		if s-checked >= checkPeriod {
+			checked = s
+			if err := a.state.check(); err != nil {
+				return a.altered(ctx, err)
+			}
+		}
+	}
+}
