@@ -1,0 +1,114 @@
+package proxy
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"strconv"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/proxy/exchange"
+)
+
+// deniedError ends a walk. detail is for the log alone.
+type deniedError struct {
+	why      reason.Reason
+	policyID string
+	message  string // of a lock, for the subject
+	detail   string
+	audited  bool // access has written the record
+}
+
+// Error names reason and detail.
+func (e *deniedError) Error() string { return e.why.String() + ": " + e.detail }
+
+func denied(why reason.Reason, detail string) *deniedError {
+	return &deniedError{why: why, detail: detail}
+}
+
+func newRequestID() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// challengeable are the refusals that a new sign-in may lift.
+func challengeable(r reason.Reason) bool { return r.Status() == 401 }
+
+// deny answers a request that was refused, and returns err itself when an
+// answer had begun already.
+func (p *Proxy) deny(x *Exchange, err error) error {
+	d, ok := err.(*deniedError)
+	if !ok {
+		d = denied(reason.InternalError, err.Error())
+	}
+	p.metrics.refused.WithLabelValues(d.why.String()).Inc()
+	if ce := p.cfg.Logger.Check(zap.DebugLevel, "request refused"); ce != nil {
+		ce.Write(zap.String("request_id", x.ID), zap.Stringer("reason", d.why), zap.String("detail", d.detail),
+			zap.Stringer("remote_addr", x.Conn.Remote))
+	}
+	if !d.audited {
+		p.record(x, d.why, d.policyID, d.detail)
+	}
+	if abusive(d.why) {
+		p.cfg.Alerts.Raise(alert.Alert{Code: alert.RequestAbuse, Time: p.cfg.Now(), Reason: d.why,
+			Remote: x.Conn.Remote.Addr().String(), Detail: d.detail})
+	}
+	if x.Started() {
+		return d
+	}
+	if d.why.Status() == 400 || x.Body != nil {
+		x.Stream.CloseAfter() // nothing after a request that was not understood, or not read
+	}
+	x.Add("X-Request-Id", x.ID)
+	if challengeable(d.why) && x.App != nil && p.cfg.Authenticate.Challenge(x, d.why) {
+		return nil
+	}
+	p.page(x, d)
+	return nil
+}
+
+// abusive are the refusals that no honest client meets.
+func abusive(r reason.Reason) bool {
+	switch r {
+	case reason.RequestMalformed, reason.PathAmbiguous, reason.HeaderRefused, reason.UpgradeRefused, reason.LoopDetected:
+		return true
+	}
+	return false
+}
+
+// malformed counts a head that the front end rejected before it was a request.
+func (p *Proxy) malformed(c *exchange.Conn, detail error) {
+	p.metrics.refused.WithLabelValues(reason.RequestMalformed.String()).Inc()
+	p.cfg.Audit.Write(&audit.Record{
+		Time: p.cfg.Now(), Kind: audit.Decision, GatewayID: p.cfg.GatewayID, Carrier: string(exchange.H1),
+		Protocol: c.Protocol.String(), Suite: c.Suite, Remote: c.Remote.String(),
+		Result: reason.RequestMalformed.String(), Code: reason.RequestMalformed, Detail: detail.Error(),
+	})
+	p.cfg.Alerts.Raise(alert.Alert{Code: alert.RequestAbuse, Time: p.cfg.Now(), Reason: reason.RequestMalformed,
+		Remote: c.Remote.Addr().String(), Detail: detail.Error()})
+}
+
+// record writes the audit record of a decision that access did not make.
+func (p *Proxy) record(x *Exchange, why reason.Reason, policyID, detail string) {
+	r := audit.Record{
+		Time: p.cfg.Now(), Kind: audit.Decision, GatewayID: p.cfg.GatewayID,
+		UserID: x.Facts.UserID, DeviceID: x.Facts.DeviceID, AgentID: x.Facts.AgentID, SessionID: x.Facts.SessionID,
+		PolicyID: policyID, Allowed: why == reason.OK, Result: why.String(), Code: why, Detail: detail,
+	}
+	describe(x, &r)
+	if x.App == nil {
+		r.Object = x.Authority
+	}
+	p.cfg.Audit.Write(&r)
+}
+
+func statusLabel(status int) string {
+	if status == 0 {
+		return "none"
+	}
+	return strconv.Itoa(status)
+}

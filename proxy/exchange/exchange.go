@@ -1,0 +1,231 @@
+// Package exchange holds the protocol-neutral request that a front end of the
+// proxy (HTTP/1.1, HTTP/2, later HTTP/3) makes of what a client sent, and the
+// answer's way back. Nothing here knows net/http: one walk serves all front
+// ends, and each front end is the only parser of its protocol.
+//
+// Start with [Exchange]; [Stream] is what a front end implements.
+package exchange
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+// Carrier is the kind of what an exchange runs on.
+type Carrier string
+
+// The carriers, as in the audit record.
+const (
+	H1        Carrier = "h1"
+	H2        Carrier = "h2"
+	SSE       Carrier = "sse"
+	WebSocket Carrier = "websocket"
+)
+
+// ErrCut is what an exchange's writes return after [Exchange.Cut].
+var ErrCut = errors.New("exchange: cut")
+
+// Stream is the front end's half of an exchange. Abort and the deadlines may
+// be called from any goroutine; the others are for the exchange's goroutine.
+type Stream interface {
+	// WriteInfo sends an informational answer, 102 to 199.
+	WriteInfo(status int, h Header) error
+	// WriteHeader sends the head of the final answer. length is the body's, -1
+	// when it is not known. trailers names the trailer fields that may follow.
+	WriteHeader(status int, h Header, length int64, trailers []string) error
+	// Write sends a part of the body; it may buffer.
+	Write(p []byte) (int, error)
+	// Flush sends what is buffered.
+	Flush() error
+	// WriteTrailer sets the trailer fields; it is the last call.
+	WriteTrailer(h Header) error
+	// Upgrade sends 101 with h and hands over the client's bytes from there on.
+	// It refuses when the client sent bytes before it had the answer.
+	Upgrade(h Header) (net.Conn, error)
+	// CloseAfter makes this answer the last one of an HTTP/1.1 connection. It
+	// is called before WriteHeader.
+	CloseAfter()
+	// Abort ends the stream at once, without an answer: a reset of the stream,
+	// or of the connection where that is the stream. It does not block.
+	Abort()
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+}
+
+// Exchange is one request and its answer. A front end fills the first part,
+// the walk the second, in the order of its steps. Cut, CutReason and Context
+// are for any goroutine, everything else for the exchange's own.
+type Exchange struct {
+	Conn      *Conn
+	Stream    Stream
+	Carrier   Carrier // H1 or H2; the walk makes SSE or WebSocket of it
+	Proto     string  // "HTTP/1.0", "HTTP/1.1" or "HTTP/2.0"
+	Method    string
+	Authority string // Host, or :authority, as sent
+	Target    string // path and query as sent
+	Header    Header // as sent, without Host
+	Body      io.Reader
+	Length    int64         // of the body: 0 none, -1 not known
+	Announced []string      // names of the request trailers that may follow the body
+	Trailer   func() Header // the request trailers, valid at the body's end; nil: none
+	Start     time.Time
+
+	ID     string // request id, made by the gateway
+	Host   string // canonical
+	Port   string // as sent, "" when absent
+	Path   string // canonical: what the policy sees and the upstream gets
+	Query  string // without "?"
+	App    *apps.App
+	Public bool         // the application's configuration makes the path public
+	Facts  policy.Facts // what the authenticator found
+	Note   any          // an authenticator's own, between Authenticate and Challenge
+	Status int          // of the final answer, 0 before it
+
+	BytesIn, BytesOut atomic.Int64 // bodies, counted by the walk
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	cut    atomic.Uint32 // reason.Reason + 1
+
+	mu      sync.Mutex
+	started bool        // guarded by mu: the final answer has begun
+	ended   bool        // guarded by mu: the front end has taken the stream back
+	timer   *time.Timer // guarded by mu: aborts a cut exchange that does not end
+
+	answer Header // fields to add to the final answer
+}
+
+// Begin prepares x for the walk. Front ends call it once, and End after the
+// walk.
+func (x *Exchange) Begin(ctx context.Context, now time.Time) {
+	x.ctx, x.cancel = context.WithCancelCause(ctx)
+	x.Start = now
+}
+
+// End ends the exchange: its stream is not touched any more, also by a Cut
+// that comes too late.
+func (x *Exchange) End() {
+	x.mu.Lock()
+	x.ended = true
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+	x.mu.Unlock()
+	x.cancel(context.Canceled)
+}
+
+// Context ends when the client goes away or the exchange is cut.
+func (x *Exchange) Context() context.Context { return x.ctx }
+
+// CutGrace is how long a cut exchange that has not begun its answer may take
+// to say why.
+const CutGrace = 100 * time.Millisecond
+
+// Cut withdraws the right to go on, for r. An answer that has begun is reset
+// at once; otherwise the walk has [CutGrace] to send a refusal. Cut does not
+// block; later calls do nothing.
+func (x *Exchange) Cut(r reason.Reason) {
+	if !x.cut.CompareAndSwap(0, uint32(r)+1) {
+		return
+	}
+	x.cancel(ErrCut)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.ended:
+	case x.started:
+		x.Stream.Abort()
+	default:
+		_ = x.Stream.SetReadDeadline(time.Unix(1, 0)) // wakes the body's reader
+		x.timer = time.AfterFunc(CutGrace, x.abort)
+	}
+}
+
+func (x *Exchange) abort() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.ended {
+		x.Stream.Abort()
+	}
+}
+
+// CutReason returns why the exchange was cut, and whether it was.
+func (x *Exchange) CutReason() (reason.Reason, bool) {
+	c := x.cut.Load()
+	if c == 0 {
+		return reason.OK, false
+	}
+	return reason.Reason(c - 1), true
+}
+
+// Started reports whether the final answer has begun.
+func (x *Exchange) Started() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.started
+}
+
+// Add adds a field to the final answer, whoever gives it: a cookie, say.
+func (x *Exchange) Add(name, value string) { x.answer.Add(name, value) }
+
+// WriteHeader begins the final answer. It returns [ErrCut] for an exchange
+// that was cut, of which nothing has been sent then.
+func (x *Exchange) WriteHeader(status int, h Header, length int64, trailers []string) error {
+	x.mu.Lock()
+	if _, cut := x.CutReason(); cut {
+		x.mu.Unlock()
+		return ErrCut
+	}
+	x.started = true
+	x.mu.Unlock()
+	return x.head(status, h, length, trailers)
+}
+
+func (x *Exchange) head(status int, h Header, length int64, trailers []string) error {
+	x.Status = status
+	return x.Stream.WriteHeader(status, append(h, x.answer...), length, trailers)
+}
+
+// Upgrade answers 101 with h and returns the client's bytes from there on. It
+// returns [ErrCut] for an exchange that was cut, of which nothing has been
+// sent then.
+func (x *Exchange) Upgrade(h Header) (net.Conn, error) {
+	x.mu.Lock()
+	if _, cut := x.CutReason(); cut {
+		x.mu.Unlock()
+		return nil, ErrCut
+	}
+	x.started = true
+	x.mu.Unlock()
+	x.Status = 101
+	return x.Stream.Upgrade(append(h, x.answer...))
+}
+
+// Respond sends a whole answer of the gateway's own, also when the exchange
+// was cut; HEAD gets no body. It does nothing when an answer has begun.
+func (x *Exchange) Respond(status int, h Header, body []byte) {
+	x.mu.Lock()
+	begun := x.started
+	x.started = true
+	x.mu.Unlock()
+	if begun {
+		return
+	}
+	if err := x.head(status, h, int64(len(body)), nil); err != nil || x.Method == "HEAD" {
+		return
+	}
+	n, err := x.Stream.Write(body)
+	x.BytesOut.Add(int64(n))
+	if err == nil {
+		_ = x.Stream.Flush()
+	}
+}

@@ -1,0 +1,216 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/upstream"
+)
+
+// forward sends x to one of its application's upstreams and the answer back.
+func (p *Proxy) forward(x *Exchange, s *site) error {
+	if x.App.State(p.cfg.Now()) == apps.Offline {
+		return p.deny(x, denied(reason.AppOffline, "no valid Table 1"))
+	}
+	h, err := p.rewrite(x) // 4
+	if err != nil {
+		return p.deny(x, denied(reason.InternalError, err.Error()))
+	}
+	req := &upstream.Request{
+		Method: x.Method, Host: x.App.HostHeader, Path: x.Path, Query: x.Query, Header: h,
+		Info: func(status int, h exchange.Header) error { return x.Stream.WriteInfo(status, answerable(h)) },
+	}
+	if req.Host == "" {
+		req.Host = publicHost(x)
+	}
+	var b *body
+	if x.Body != nil {
+		b = newBody(x, &p.cfg.Limits)
+		defer b.stop()
+		req.Body, req.Length = b, x.Length
+		if req.Trailers = forwardableTrailers(x.Announced); len(req.Trailers) > 0 {
+			req.Trailer = x.Trailer
+		}
+	}
+	if x.Carrier == exchange.WebSocket {
+		req.Upgrade = "websocket"
+	}
+	res, err := p.roundTrip(x, s, req, b)
+	if err != nil {
+		return p.deny(x, p.failure(x, b, err))
+	}
+	defer res.Body.Close()
+	if res.Tunnel != nil {
+		return p.tunnel(x, res)
+	}
+	return p.answer(x, res, b)
+}
+
+// roundTrip tries another upstream when one cannot be reached and nothing of
+// the body has been read.
+func (p *Proxy) roundTrip(x *Exchange, s *site, req *upstream.Request, b *body) (*upstream.Response, error) {
+	var err error = denied(reason.UpstreamUnreachable, "no http upstream")
+	for range min(len(x.App.Upstreams), 3) {
+		u := x.App.Pick(p.cfg.Now(), "http", "https")
+		if u == nil {
+			return nil, err
+		}
+		var res *upstream.Response
+		res, err = s.engine.Do(x.Context(), x.App, u, req)
+		if err == nil {
+			res.Body = &counted{ReadCloser: res.Body, done: func() { u.Done(true, p.cfg.Now()) }}
+			return res, nil
+		}
+		var f *upstream.Error
+		down := errors.As(err, &f) && (f.Why == reason.UpstreamUnreachable || f.Why == reason.UpstreamTimeout) && x.Context().Err() == nil
+		u.Done(!down, p.cfg.Now())
+		if !down || f.Why != reason.UpstreamUnreachable || b != nil && b.touched.Load() {
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// counted ends the upstream's use with the answer's body.
+type counted struct {
+	io.ReadCloser
+	once sync.Once
+	done func()
+}
+
+func (c *counted) Close() error {
+	c.once.Do(c.done)
+	return c.ReadCloser.Close()
+}
+
+// failure finds why a round trip failed: what access or the client did comes
+// before what the upstream did.
+func (p *Proxy) failure(x *Exchange, b *body, err error) *deniedError {
+	if r, cut := x.CutReason(); cut {
+		p.metrics.cuts.WithLabelValues(r.String()).Inc()
+		return &deniedError{why: r, detail: "cut", audited: true}
+	}
+	if b != nil && b.why() != reason.OK {
+		return denied(b.why(), "request body")
+	}
+	if x.Context().Err() != nil {
+		return denied(reason.ClientGone, "")
+	}
+	var d *deniedError
+	if errors.As(err, &d) {
+		return d
+	}
+	var f *upstream.Error
+	if errors.As(err, &f) {
+		return denied(f.Why, err.Error())
+	}
+	return denied(reason.UpstreamBadResponse, err.Error())
+}
+
+// answer sends the upstream's answer to the client.
+func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
+	h := answerable(res.Header)
+	h.Add("X-Request-Id", x.ID)
+	trailers := forwardableTrailers(res.Trailers)
+	err := x.WriteHeader(res.Status, h, res.Length, trailers)
+	if errors.Is(err, exchange.ErrCut) {
+		return p.deny(x, p.failure(x, b, err))
+	}
+	if err == nil && bodyAllowed(x.Method, res.Status) {
+		err = p.copyAnswer(x, res)
+	}
+	if err != nil {
+		if r, cut := x.CutReason(); cut {
+			p.metrics.cuts.WithLabelValues(r.String()).Inc()
+			return fmt.Errorf("send answer: cut: %s", r)
+		}
+		return fmt.Errorf("send answer: %w", err)
+	}
+	if len(trailers) > 0 {
+		var t exchange.Header
+		for _, f := range res.Trailer() {
+			if len(forwardableTrailers([]string{f.Name})) > 0 {
+				t = append(t, f)
+			}
+		}
+		err = x.Stream.WriteTrailer(t)
+	}
+	if x.Conn.ALPN != "h2" {
+		// The connection lives on: nothing of this answer, no deadline of it stays.
+		if ferr := x.Stream.Flush(); err == nil {
+			err = ferr
+		}
+		_ = x.Stream.SetWriteDeadline(time.Time{})
+	}
+	return err
+}
+
+func bodyAllowed(method string, status int) bool {
+	return method != http.MethodHead && status != http.StatusNoContent && status != http.StatusNotModified
+}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyAnswer streams the body. When its length is not known each part is sent
+// at once: events, messages and downloads that are made as they go.
+func (p *Proxy) copyAnswer(x *Exchange, res *upstream.Response) error {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	w := stalls{x: x, stall: p.cfg.Limits.WriteStall}
+	if res.Length < 0 {
+		if err := x.Stream.Flush(); err != nil {
+			return err
+		}
+	}
+	for {
+		n, rerr := res.Body.Read(buf[:])
+		if n > 0 {
+			if err := w.arm(); err != nil {
+				return err
+			}
+			wn, err := x.Stream.Write(buf[:n])
+			x.BytesOut.Add(int64(wn))
+			if err == nil && res.Length < 0 {
+				err = x.Stream.Flush()
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if rerr == io.EOF {
+			return nil
+		}
+		if rerr != nil {
+			return fmt.Errorf("read upstream: %w", rerr)
+		}
+	}
+}
+
+// stalls gives each write a deadline, moved once a second at most.
+type stalls struct {
+	x     *Exchange
+	stall time.Duration
+	armed time.Time
+}
+
+func (s *stalls) arm() error {
+	if now := time.Now(); now.Sub(s.armed) > time.Second {
+		s.armed = now
+		if err := s.x.Stream.SetWriteDeadline(now.Add(s.stall)); err != nil {
+			return err
+		}
+	}
+	// A cut that came before the deadline was moved is seen here; one that
+	// comes after it wins.
+	if _, cut := s.x.CutReason(); cut {
+		return exchange.ErrCut
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+package proxy
+
+import (
+	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/proxy/exchange"
+)
+
+// gate is what the walk needs of access; tests stand in for it.
+type gate interface {
+	app(id string) access.App
+	acquire(f policy.Facts, app access.App, r *policy.Request, c access.Carrier) (lease, access.Refusal)
+}
+
+type lease interface{ Release(access.Usage) }
+
+type liveGate struct{ a *access.Access }
+
+func (g liveGate) app(id string) access.App { return g.a.App(id) }
+
+func (g liveGate) acquire(f policy.Facts, app access.App, r *policy.Request, c access.Carrier) (lease, access.Refusal) {
+	s, why := g.a.Attach(f)
+	if why != reason.OK {
+		return nil, access.Refusal{Reason: why}
+	}
+	l, no := g.a.Acquire(s, app, r, c)
+	if no.Reason != reason.OK {
+		return nil, no
+	}
+	return l, no
+}
+
+// carrier shows an exchange to access.
+type carrier struct{ *Exchange }
+
+var kinds = map[exchange.Carrier]access.Kind{
+	exchange.H1: access.H1, exchange.H2: access.H2, exchange.SSE: access.SSE, exchange.WebSocket: access.WebSocket,
+}
+
+// Kind returns what carries the exchange.
+func (c carrier) Kind() access.Kind { return kinds[c.Carrier] }
+
+// Describe fills what access does not know of a record.
+func (c carrier) Describe(r *audit.Record) { describe(c.Exchange, r) }
+
+func describe(x *Exchange, r *audit.Record) {
+	r.RequestID, r.Carrier = x.ID, string(x.Carrier)
+	r.Method, r.Path = x.Method, x.Path
+	r.Protocol, r.Suite = x.Conn.Protocol.String(), x.Conn.Suite
+	r.Remote = x.Conn.Remote.String()
+	if x.App != nil {
+		r.AppID = x.App.ID
+	}
+}

@@ -1,0 +1,120 @@
+// Package h2 is the HTTP/2 front end, on x/net/http2's server. A stream that
+// is cut is reset alone; the others of its connection go on.
+package h2
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/net/http2"
+
+	"github.com/yumen-zt/yumen/proxy/bridge"
+	"github.com/yumen-zt/yumen/proxy/exchange"
+)
+
+// Config is what a [Server] needs. All fields are required.
+type Config struct {
+	Serve       func(*exchange.Exchange) error // the walk
+	HeaderBytes int
+	IdleTimeout time.Duration
+	WriteStall  time.Duration
+	Streams     uint32
+	Drain       time.Duration
+	Logger      *zap.Logger
+	Now         func() time.Time
+}
+
+// Server serves HTTP/2 connections.
+type Server struct {
+	cfg   Config
+	http2 *http2.Server
+	base  *http.Server // carries limits, and the graceful end
+
+	mu    sync.Mutex
+	ended bool                        // guarded by mu
+	conns map[*exchange.Conn]struct{} // guarded by mu
+	live  sync.WaitGroup
+}
+
+type connKey struct{}
+
+// New returns a server.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, conns: map[*exchange.Conn]struct{}{}}
+	s.base = &http.Server{
+		MaxHeaderBytes: cfg.HeaderBytes,
+		IdleTimeout:    cfg.IdleTimeout,
+		ErrorLog:       zap.NewStdLog(cfg.Logger.WithOptions(zap.IncreaseLevel(zap.DebugLevel))),
+		Handler: &bridge.Handler{
+			Carrier: exchange.H2, Serve: cfg.Serve, Now: cfg.Now,
+			Conn: func(ctx context.Context) *exchange.Conn { return ctx.Value(connKey{}).(*exchange.Conn) },
+		},
+	}
+	s.http2 = &http2.Server{
+		MaxConcurrentStreams:         cfg.Streams,
+		IdleTimeout:                  cfg.IdleTimeout,
+		WriteByteTimeout:             cfg.WriteStall,
+		ReadIdleTimeout:              30 * time.Second,
+		MaxUploadBufferPerConnection: 1 << 20,
+		MaxUploadBufferPerStream:     256 << 10,
+		// TLCP connections are as good: the listener has chosen the suites.
+		PermitProhibitedCipherSuites: true,
+	}
+	// Makes base.Shutdown send GOAWAY on every connection. It cannot fail:
+	// base has no TLS configuration.
+	_ = http2.ConfigureServer(s.base, s.http2)
+	return s
+}
+
+// Run waits for ctx to end, then lets streams in flight end for Drain and
+// resets the rest. It returns when every connection is closed.
+func (s *Server) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Drain)
+	defer cancel()
+	_ = s.base.Shutdown(drain) // begins the graceful end and does not wait for it
+	gone := make(chan struct{})
+	go func() { s.live.Wait(); close(gone) }()
+	select {
+	case <-gone:
+		return nil
+	case <-drain.Done():
+	}
+	s.mu.Lock()
+	for c := range s.conns {
+		c.Reset()
+	}
+	s.mu.Unlock()
+	<-gone
+	return nil
+}
+
+// ServeConn serves c and blocks until it is closed. When ctx ends first and
+// the server is not draining, c is closed.
+func (s *Server) ServeConn(ctx context.Context, c *exchange.Conn) {
+	defer c.Close()
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.live.Add(1)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		s.live.Done()
+	}()
+	s.http2.ServeConn(c, &http2.ServeConnOpts{
+		Context:    context.WithValue(context.WithoutCancel(ctx), connKey{}, c),
+		BaseConfig: s.base,
+	})
+}

@@ -1,0 +1,59 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	requests    *prometheus.CounterVec // app, code
+	refused     *prometheus.CounterVec // reason
+	connections *prometheus.CounterVec // protocol
+	bytes       *prometheus.CounterVec // direction
+	duration    prometheus.Histogram
+	inFlight    prometheus.Gauge
+	cuts        *prometheus.CounterVec // reason
+	panics      prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "yumen_proxy_" + name, Help: help}, labels)
+	}
+	m := &metrics{
+		requests:    vec("requests_total", "Requests that ended.", "app", "code"),
+		refused:     vec("refused_total", "Requests that were refused.", "reason"),
+		connections: vec("connections_total", "Client connections.", "protocol"),
+		bytes:       vec("body_bytes_total", "Bytes of bodies and tunnels.", "direction"),
+		cuts:        vec("cuts_total", "Requests that lost their right on the way.", "reason"),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "yumen_proxy_request_duration_seconds",
+			Help: "From the head's arrival to the answer's end.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "yumen_proxy_requests_in_flight", Help: "Requests being served."}),
+		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "yumen_proxy_panics_total", Help: "Requests that panicked and were contained."}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	err := errors.Join(register(reg, &m.requests), register(reg, &m.refused), register(reg, &m.connections),
+		register(reg, &m.bytes), register(reg, &m.cuts), register(reg, &m.duration), register(reg, &m.inFlight), register(reg, &m.panics))
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return m, nil
+}
+
+// register registers *c, or takes the collector that is registered already:
+// after a reload the counters go on.
+func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
+	err := reg.Register(*c)
+	var again prometheus.AlreadyRegisteredError
+	if errors.As(err, &again) {
+		if old, ok := again.ExistingCollector.(C); ok {
+			*c = old
+			return nil
+		}
+	}
+	return err
+}

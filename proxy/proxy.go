@@ -1,0 +1,242 @@
+// Package proxy carries HTTP to applications, request by request, for subjects
+// who may have it.
+//
+// A listener hands over connections after their handshake ([Proxy.ServeConn]).
+// The front ends h1 and h2 parse them, each alone for its protocol, into
+// [Exchange]s, and every exchange takes the same walk, in serve.go: route,
+// authenticate, acquire, rewrite, forward, release. The lease that acquire
+// gives is the exchange's right to go on; when access cuts it, the answer ends
+// within 100 ms, whatever carries it.
+//
+// Start with serve.go. path.go and host.go hold the one reading of a target
+// and of a host, headers.go what passes in each direction, identity.go what
+// the gateway tells an application of the subject, page.go what it tells
+// somebody who was refused.
+package proxy
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/proxy/h1"
+	"github.com/yumen-zt/yumen/proxy/h2"
+	"github.com/yumen-zt/yumen/proxy/upstream"
+)
+
+// Config is what a [Proxy] needs. The zero value of an optional field selects
+// its default.
+type Config struct {
+	Limits Limits `yaml:"limits"`
+	// AllowNoSNI serves connections without a server name by their Host field
+	// alone. Default: they are refused with 421.
+	AllowNoSNI bool `yaml:"allow_no_sni"`
+
+	GatewayID    string                `yaml:"-"` // required: the issuer of assertions, and the loop mark
+	Access       *access.Access        `yaml:"-"` // required
+	Apps         *apps.Registry        `yaml:"-"` // required
+	Authenticate Authenticator         `yaml:"-"` // default ClientCertificate{}
+	Handlers     []Handler             `yaml:"-"` // pages of the gateway's own: sign-in, interfaces
+	AssertionKey crypto.Signer         `yaml:"-"` // P-256, signs identity assertions; default: a fresh one
+	Alerts       alert.Sink            `yaml:"-"` // default alert.Discard
+	Audit        audit.Sink            `yaml:"-"` // default audit.Discard
+	Logger       *zap.Logger           `yaml:"-"` // default none
+	Registerer   prometheus.Registerer `yaml:"-"` // default none
+	Now          func() time.Time      `yaml:"-"` // default time.Now
+}
+
+// Handler serves the gateway's own pages: everything below Prefix on Host.
+type Handler struct {
+	Host    string // canonical; empty: on every application's host
+	Prefix  string // of the canonical path, such as "/.yumen/"
+	Handler http.Handler
+}
+
+// Limits bound what one client may send and hold.
+type Limits struct {
+	HeaderBytes   int           `yaml:"header_bytes"`   // of a request's head; default 32768
+	HeaderFields  int           `yaml:"header_fields"`  // default 100
+	BodyBytes     int64         `yaml:"body_bytes"`     // of a request's body; default 1 GiB; negative: no limit
+	HeaderTimeout time.Duration `yaml:"header_timeout"` // default 10s
+	IdleTimeout   time.Duration `yaml:"idle_timeout"`   // between requests; default 75s
+	BodyGrace     time.Duration `yaml:"body_grace"`     // a body may be slow for so long; default 10s
+	BodyRate      int64         `yaml:"body_rate"`      // then it must have had this many bytes a second; default 500
+	WriteStall    time.Duration `yaml:"write_stall"`    // a client that takes nothing for so long is gone; default 30s
+	Streams       uint32        `yaml:"streams"`        // of one HTTP/2 connection; default 100
+	AnswerTimeout time.Duration `yaml:"answer_timeout"` // for the head of an upstream's answer; default 10s
+	UpstreamIdle  time.Duration `yaml:"upstream_idle"`  // of pooled upstream connections; default 60s
+	Drain         time.Duration `yaml:"drain"`          // for requests in flight at the end; default 10s
+}
+
+func (l *Limits) defaults() {
+	def(&l.HeaderBytes, 32<<10)
+	def(&l.HeaderFields, 100)
+	def(&l.BodyBytes, 1<<30)
+	def(&l.HeaderTimeout, 10*time.Second)
+	def(&l.IdleTimeout, 75*time.Second)
+	def(&l.BodyGrace, 10*time.Second)
+	def(&l.BodyRate, 500)
+	def(&l.WriteStall, 30*time.Second)
+	def(&l.Streams, 100)
+	def(&l.AnswerTimeout, 10*time.Second)
+	def(&l.UpstreamIdle, time.Minute)
+	def(&l.Drain, 10*time.Second)
+}
+
+func def[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// Validate returns errors.Join of every fault, each named by its YAML path.
+func (c *Config) Validate() error {
+	var errs []error
+	for _, f := range []struct {
+		path string
+		bad  bool
+	}{
+		{"limits.header_bytes", c.Limits.HeaderBytes < 0 || c.Limits.HeaderBytes > 1<<20},
+		{"limits.header_fields", c.Limits.HeaderFields < 0},
+		{"limits.header_timeout", c.Limits.HeaderTimeout < 0},
+		{"limits.idle_timeout", c.Limits.IdleTimeout < 0},
+		{"limits.body_grace", c.Limits.BodyGrace < 0},
+		{"limits.body_rate", c.Limits.BodyRate < 0},
+		{"limits.write_stall", c.Limits.WriteStall < 0},
+		{"limits.answer_timeout", c.Limits.AnswerTimeout < 0},
+		{"limits.upstream_idle", c.Limits.UpstreamIdle < 0},
+		{"limits.drain", c.Limits.Drain < 0},
+	} {
+		if f.bad {
+			errs = append(errs, fmt.Errorf("%s: out of range", f.path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Proxy serves connections. Its methods are safe for concurrent use.
+type Proxy struct {
+	cfg       Config
+	gate      gate
+	site      atomic.Pointer[site]
+	h1        *h1.Server
+	h2        *h2.Server
+	assertion *assertions
+	metrics   *metrics
+}
+
+// site is what one configuration of the applications gives.
+type site struct {
+	apps    *apps.Registry
+	handles map[string]access.App
+	engine  *upstream.Engine
+}
+
+// New returns a proxy that serves nothing before [Proxy.Run].
+func New(cfg Config) (*Proxy, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("build proxy: %w", err)
+	}
+	if cfg.Access == nil || cfg.Apps == nil || cfg.GatewayID == "" {
+		return nil, errors.New("build proxy: access, applications and the gateway's id are needed")
+	}
+	return build(cfg, liveGate{cfg.Access})
+}
+
+func build(cfg Config, g gate) (*Proxy, error) {
+	cfg.Limits.defaults()
+	if cfg.Authenticate == nil {
+		cfg.Authenticate = ClientCertificate{}
+	}
+	if cfg.Alerts == nil {
+		cfg.Alerts = alert.Discard
+	}
+	if cfg.Audit == nil {
+		cfg.Audit = audit.Discard
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	p := &Proxy{cfg: cfg, gate: g}
+	var err error
+	if p.metrics, err = newMetrics(cfg.Registerer); err != nil {
+		return nil, fmt.Errorf("build proxy: %w", err)
+	}
+	if p.assertion, err = newAssertions(cfg.AssertionKey, cfg.GatewayID, cfg.Now); err != nil {
+		return nil, fmt.Errorf("build proxy: %w", err)
+	}
+	p.h1 = h1.New(h1.Config{
+		Serve: p.serve, HeaderBytes: cfg.Limits.HeaderBytes, HeaderTimeout: cfg.Limits.HeaderTimeout,
+		IdleTimeout: cfg.Limits.IdleTimeout, Drain: cfg.Limits.Drain, Malformed: p.malformed,
+		Logger: cfg.Logger, Now: cfg.Now,
+	})
+	p.h2 = h2.New(h2.Config{
+		Serve: p.serve, HeaderBytes: cfg.Limits.HeaderBytes, IdleTimeout: cfg.Limits.IdleTimeout,
+		WriteStall: cfg.Limits.WriteStall, Streams: cfg.Limits.Streams, Drain: cfg.Limits.Drain,
+		Logger: cfg.Logger, Now: cfg.Now,
+	})
+	p.SetApps(cfg.Apps)
+	return p, nil
+}
+
+// SetApps replaces the applications, for requests that come from now on, on
+// old connections too. Requests in flight end as they began.
+func (p *Proxy) SetApps(r *apps.Registry) {
+	s := &site{apps: r, handles: map[string]access.App{}}
+	for _, a := range r.All() {
+		s.handles[a.ID] = p.gate.app(a.ID)
+	}
+	s.engine = upstream.New(upstream.Config{
+		Dial: r.Dial, AnswerTimeout: p.cfg.Limits.AnswerTimeout, IdleTimeout: p.cfg.Limits.UpstreamIdle,
+	})
+	if old := p.site.Swap(s); old != nil {
+		old.engine.CloseIdle()
+	}
+}
+
+// Run serves the connections that ServeConn is given, until ctx ends. It then
+// closes idle connections, lets requests in flight end for limits.drain, cuts
+// the rest and returns when all are gone.
+func (p *Proxy) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.h1.Run(ctx) })
+	g.Go(func() error { return p.h2.Run(ctx) })
+	err := g.Wait()
+	p.site.Load().engine.CloseIdle()
+	return err
+}
+
+// ServeConn serves c, and blocks until it is closed; c is the proxy's from
+// here on. Connections that come after the end of Run are closed.
+func (p *Proxy) ServeConn(ctx context.Context, c *Conn) {
+	boundSendBuffer(c.Raw())
+	p.metrics.connections.WithLabelValues(alpnLabel(c.ALPN)).Inc()
+	if c.ALPN == "h2" {
+		p.h2.ServeConn(ctx, c)
+		return
+	}
+	p.h1.ServeConn(ctx, c)
+}
+
+func alpnLabel(alpn string) string {
+	if alpn == "h2" {
+		return "h2"
+	}
+	return "h1"
+}

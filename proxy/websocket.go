@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha1" // RFC 6455 §4.2.2; no secret depends on it
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/upstream"
+)
+
+// webSocketFault says why x is no opening handshake of RFC 6455 §4.1, or "".
+func webSocketFault(x *Exchange) string {
+	one := func(name string) (string, bool) {
+		v := x.Header.Values(name)
+		if len(v) != 1 {
+			return "", false
+		}
+		return v[0], true
+	}
+	upgrade, ok := one("Upgrade")
+	version, ok2 := one("Sec-WebSocket-Version")
+	key, ok3 := one("Sec-WebSocket-Key")
+	switch raw, err := base64.StdEncoding.DecodeString(key); {
+	case x.Carrier != exchange.H1 || x.Proto != "HTTP/1.1" || x.Method != http.MethodGet:
+		return "not a GET of HTTP/1.1"
+	case !ok || !strings.EqualFold(upgrade, "websocket"):
+		return "protocol " + upgrade
+	case !x.Header.HasToken("Connection", "upgrade"):
+		return "Upgrade is not named in Connection"
+	case x.Header.Has("HTTP2-Settings") || x.Header.HasToken("Connection", "http2-settings"):
+		return "HTTP2-Settings"
+	case !ok2 || version != "13":
+		return "version " + version
+	case !ok3 || err != nil || len(raw) != 16:
+		return "malformed key"
+	case x.Body != nil || x.Length != 0:
+		return "a body"
+	}
+	return ""
+}
+
+func webSocketAccept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// tunnel answers 101 and relays until one end closes or access cuts. Nothing
+// that the client sends reaches the upstream before the upstream has agreed.
+func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
+	up := res.Tunnel
+	defer up.Close()
+	if !strings.EqualFold(res.Header.Get("Upgrade"), "websocket") || !res.Header.HasToken("Connection", "upgrade") ||
+		res.Header.Get("Sec-WebSocket-Accept") != webSocketAccept(x.Header.Get("Sec-WebSocket-Key")) {
+		return p.deny(x, denied(reason.UpstreamBadResponse, "101 that does not answer the handshake"))
+	}
+	h := answerable(res.Header)
+	h.Add("Connection", "Upgrade")
+	h.Add("Upgrade", "websocket")
+	h.Add("X-Request-Id", x.ID)
+	client, err := x.Upgrade(h)
+	if errors.Is(err, exchange.ErrCut) {
+		return p.deny(x, p.failure(x, nil, err))
+	}
+	if err != nil {
+		return fmt.Errorf("open tunnel: %w", err)
+	}
+	stop := context.AfterFunc(x.Context(), func() { up.Close(); client.Close() })
+	defer stop()
+
+	inward := make(chan struct{})
+	go func() {
+		defer close(inward)
+		relay(up, client, &x.BytesIn, func() error { return nil })
+		up.Close()
+		client.Close()
+	}()
+	relay(client, up, &x.BytesOut, func() error {
+		return client.SetWriteDeadline(time.Now().Add(p.cfg.Limits.WriteStall))
+	})
+	up.Close()
+	client.Close()
+	<-inward
+	if r, cut := x.CutReason(); cut {
+		p.metrics.cuts.WithLabelValues(r.String()).Inc()
+	}
+	return nil
+}
+
+// relay copies from src to dst until one of both fails.
+func relay(dst io.Writer, src io.Reader, count interface{ Add(int64) int64 }, arm func() error) {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := src.Read(buf[:])
+		if n > 0 {
+			if arm() != nil {
+				return
+			}
+			wn, werr := dst.Write(buf[:n])
+			count.Add(int64(wn))
+			if werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
