@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"runtime"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -22,11 +26,13 @@ type GatewayConfig struct {
 	ControlID  string `yaml:"control_id"`  // the control center's identifier; default: the one of control-sign.crt
 	DeviceName string `yaml:"device_name"` // Table 4; default: the host name
 	DeviceType string `yaml:"device_type"` // Table 4; default "gateway"
+	SystemType string `yaml:"system_type"` // Table 4; default: the system and architecture of the build
 	StateDir   string `yaml:"state_dir"`   // versions seen and the last good lists; required
 
 	IdentityInterval time.Duration `yaml:"identity_interval"` // Tables 4 and 10; default and most 55 s (§7.2, §7.3.4)
 	PullInterval     time.Duration `yaml:"pull_interval"`     // safety net beside the push; default and most 60 s
 	RequestTimeout   time.Duration `yaml:"request_timeout"`   // one message and its answer; default 10 s
+	MaxListBytes     int64         `yaml:"max_list_bytes"`    // of a whole list; default 256 MiB
 
 	GatewayID string          `yaml:"-"` // required
 	DeviceID  string          `yaml:"-"` // required
@@ -36,50 +42,186 @@ type GatewayConfig struct {
 	Handler   Handler         `yaml:"-"` // required
 	Profile   wire.Profile    `yaml:"-"`
 	Outbox    Outbox          `yaml:"-"` // default: in memory, 4096 records a class
-	Alerts    alert.Sink      `yaml:"-"` // further sink for the link's own alerts; they go to the control center in any case
+	Alerts    alert.Sink      `yaml:"-"` // takes the link's own alerts, and should lead back to Raise; default: Raise itself
 	Usage     func() Usage    `yaml:"-"` // default: this host's, by a [Probe] on StateDir
 	Logger    *zap.Logger     `yaml:"-"` // default: none
 	Now       func() time.Time
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) `yaml:"-"` // default: net.Dialer
 }
 
-// Gateway is a gateway's link to its control center. Make one with
-// [NewGateway], start it with Run. It is an [alert.Sink].
-type Gateway struct {
-	cfg GatewayConfig
-}
-
-// NewGateway checks cfg, opens the state folder and verifies the stored lists.
-// Nothing runs until [Gateway.Run].
-func NewGateway(cfg GatewayConfig) (*Gateway, error) {
-	if cfg.Handler == nil {
-		return nil, errors.New("make control link: no handler")
+// setDefaults fills what cfg leaves open, then checks it.
+func (c *GatewayConfig) setDefaults() error {
+	if c.DeviceName == "" {
+		c.DeviceName, _ = os.Hostname()
 	}
-	return &Gateway{cfg: cfg}, nil
+	if c.DeviceType == "" {
+		c.DeviceType = "gateway"
+	}
+	if c.SystemType == "" {
+		c.SystemType = runtime.GOOS + "-" + runtime.GOARCH
+	}
+	limit := func(d *time.Duration, most time.Duration) {
+		if *d <= 0 || *d > most {
+			*d = most
+		}
+	}
+	limit(&c.IdentityInterval, 55*time.Second)
+	limit(&c.PullInterval, 60*time.Second)
+	if c.RequestTimeout <= 0 {
+		c.RequestTimeout = 10 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Outbox == nil {
+		c.Outbox = NewMemory(MemoryConfig{Now: c.Now})
+	}
+	if c.Usage == nil {
+		c.Usage = NewProbe(c.StateDir).Usage
+	}
+	var errs []error
+	for name, missing := range map[string]bool{
+		"gateway id": c.GatewayID == "", "device id": c.DeviceID == "", "keys": c.Keys == nil, "handler": c.Handler == nil,
+		"url": c.URL == "", "state_dir": c.StateDir == "",
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("make control link: no %s", name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
-// Run hands the stored lists to the handler, then keeps the link until ctx
-// ends. It returns after every goroutine of g has ended.
-func (g *Gateway) Run(ctx context.Context) error {
-	return fmt.Errorf("run control link: not built yet")
+// Gateway is a gateway's link to its control center. Make one with
+// [NewGateway], start it with Run, once. It is an [alert.Sink].
+type Gateway struct {
+	cfg      GatewayConfig
+	call     *caller
+	verifier *Verifier
+	state    *state
+	reports  *reporter
+	subjects subjects
+	log      *zap.Logger
+
+	verified chan verified // lists that were pulled and verified; drained by the goroutine of Run
+	sync     chan struct{} // a wish for a full pull; capacity 1
+
+	cur current // owned by the goroutine that applies
+
+	mu        sync.Mutex
+	status    GatewayStatus // guarded by mu
+	lastEvent string        // guarded by mu; Last-Event-ID: of the last event applied
+	whole     bool          // guarded by mu; the next pull of the grants is unconditional
 }
+
+// NewGateway checks cfg, reads the keys and opens the state folder. Nothing
+// runs until [Gateway.Run]; Close is needed only when Run is never called.
+func NewGateway(cfg GatewayConfig) (*Gateway, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	call, err := newCaller(callerConfig{
+		url: cfg.URL, base: "/ztna/v1/gateway", id: cfg.GatewayID, controlID: cfg.ControlID,
+		keys: cfg.Keys, timeout: cfg.RequestTimeout, dial: cfg.Dial, now: cfg.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	cfg.ControlID = call.cfg.controlID
+	roots, err := cfg.Keys.Root(keystore.ListRoot)
+	if err != nil {
+		return nil, fmt.Errorf("make control link: %w", err)
+	}
+	opener, err := cfg.Keys.Decrypter(keystore.Enc)
+	if err != nil {
+		return nil, fmt.Errorf("make control link: %w", err)
+	}
+	v, err := NewVerifier(VerifierConfig{
+		GatewayID: cfg.GatewayID, DeviceID: cfg.DeviceID, ControlID: cfg.ControlID, Roots: roots, Decrypter: opener,
+		Profile: cfg.Profile, MaxBytes: cfg.MaxListBytes, Now: cfg.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	st, err := openState(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		cfg: cfg, call: call, verifier: v, state: st, log: cfg.Logger,
+		verified: make(chan verified), sync: make(chan struct{}, 1),
+	}
+	g.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T4": "/identity", "T10": "/status", "T11": "/alerts"})
+	g.reports.alert = g.alertMessage
+	g.reports.own = cfg.Alerts
+	if cfg.Alerts == nil {
+		g.reports.own = g.reports
+	}
+	return g, nil
+}
+
+// Close gives the state folder free when Run is never called.
+func (g *Gateway) Close() { g.state.close() }
 
 // Raise sends a to the control center as Table 11. It never blocks.
-func (g *Gateway) Raise(a alert.Alert) {}
+func (g *Gateway) Raise(a alert.Alert) { g.reports.Raise(a) }
 
-// Resolve asks the control center for the userId of an identity provider's
-// subject (Q26). It answers from a bounded cache where it can; without an
-// entry the reason is SubjectUnmapped, without the control center
-// UpstreamUnreachable.
-func (g *Gateway) Resolve(ctx context.Context, issuer, subject string) (userID string, r reason.Reason) {
-	return "", reason.SubjectUnmapped
+// alertMessage makes Table 11 of a, its content in both languages of people.
+func (g *Gateway) alertMessage(a alert.Alert) (string, wire.Message) {
+	return "T11", wire.GatewayAlert{
+		GatewayID: g.cfg.GatewayID, DeviceID: g.cfg.DeviceID, Timestamp: wire.FormatTime(a.Time),
+		ExceptionAlertType: string(a.Code), ExceptionAlertLevel: int(alertLevel(a)), ExceptionAlertContent: alertContent(a, g.cfg.DeviceID),
+	}
+}
+
+// alertLevel returns a's level, or the catalogue's.
+func alertLevel(a alert.Alert) alert.Level {
+	if a.Level != 0 {
+		return a.Level
+	}
+	if e, ok := alert.Lookup(a.Code); ok {
+		return e.Level
+	}
+	return alert.Warning
+}
+
+// maxAlertContent bounds exceptionAlertContent in bytes.
+const maxAlertContent = 4096
+
+// alertContent is exceptionAlertContent in Chinese and English, on one line.
+func alertContent(a alert.Alert, device string) string {
+	a.Detail = audit.Clean(a.Detail, 1024)
+	s := a.Content(reason.Chinese, device) + " | " + a.Content(reason.English, device)
+	return audit.Clean(s, maxAlertContent)
 }
 
 // Sync asks for a full pull of both lists as soon as the link is up.
-func (g *Gateway) Sync() {}
+func (g *Gateway) Sync() {
+	select {
+	case g.sync <- struct{}{}:
+	default:
+	}
+}
 
 // Status returns the state of the link.
-func (g *Gateway) Status() GatewayStatus { return GatewayStatus{} }
+func (g *Gateway) Status() GatewayStatus {
+	g.mu.Lock()
+	s := g.status
+	g.mu.Unlock()
+	s.Outbox = g.reports.stats()
+	s.AlertsRefused, s.Rejected = g.reports.refused.Load(), g.reports.rejected.Load()
+	s.HighestGrants, s.HighestPolicies = g.state.of(wire.GrantsList).Highest, g.state.of(wire.PoliciesList).Highest
+	s.LastStatus = g.reports.lastSent("T10")
+	return s
+}
+
+func (g *Gateway) set(f func(*GatewayStatus)) {
+	g.mu.Lock()
+	f(&g.status)
+	g.mu.Unlock()
+}
 
 // GatewayStatus is the state of a gateway's link, for `yumen status`.
 type GatewayStatus struct {
@@ -101,6 +243,9 @@ type GatewayStatus struct {
 	Rejected        uint64                 `json:"rejected"`       // reports that the control center refused for good
 	Sessions        uint64                 `json:"sessions"`       // connections made since the start
 	Failures        uint64                 `json:"failures"`       // connections lost or failed since the start
+	Refused         uint64                 `json:"refused"`        // lists and deltas refused since the start
+	LastRefusal     string                 `json:"last_refusal,omitempty"`
+	StoreError      string                 `json:"store_error,omitempty"` // what is in force would not survive a restart
 	LastError       string                 `json:"last_error,omitempty"`
 	NextTry         time.Time              `json:"next_try,omitzero"`
 }

@@ -35,6 +35,12 @@ type Grants struct {
 	NotAfter time.Time
 	Rows     []GrantRow
 	Faults   []RowFault
+
+	// Store makes the list survive a restart. A handler narrows, calls Store,
+	// and widens when it returns nil: what is lost by a crash is then never a
+	// revocation. It may be called more than once; a handler that does not call
+	// it has it called afterwards. Nil when there is nothing to store.
+	Store func() error
 }
 
 // Policies is a complete and verified policy list (Tables 8 and 9) with all
@@ -47,6 +53,8 @@ type Policies struct {
 	BadRows  []wire.Policy
 	Locks    []wire.LockRow
 	Faults   []RowFault
+
+	Store func() error // see [Grants.Store]
 }
 
 // Delta is a verified change of the grants. The handler applies Remove, Locks
@@ -63,6 +71,13 @@ type Delta struct {
 	Rows       []GrantRow // each replaces the row of its user and device
 	Unlocks    []wire.LockRef
 	Faults     []RowFault // a pair with a fault is in Remove as well
+
+	// Store makes the change survive a restart; see [Grants.Store].
+	Store func() error
+
+	// unclear: a bad row does not say whose it is, so only the full list can
+	// tell what it should replace.
+	unclear bool
 }
 
 // Handler takes what the control center decides. The calls come one after the

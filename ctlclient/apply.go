@@ -1,0 +1,314 @@
+package ctlclient
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// current is what is in force, as the goroutine that applies knows it.
+type current struct {
+	grants   uint64
+	policies uint64
+	held     *verified // grants that wait for the first policies
+	recent   []*Delta  // changes of locks that the policies in force may not have yet
+	carried  []carried // deltas whose locks and revocations outlive a full list
+}
+
+// carried is a delta line with more than grants in it.
+type carried struct {
+	at   time.Time
+	line []byte
+}
+
+// The bounds of what a full list does not replace.
+const (
+	maxCarried = 4096
+	carriedFor = 24 * time.Hour
+)
+
+// apply is the one goroutine that calls the handler: events and verified lists
+// come here, acks go out.
+func (g *Gateway) apply(ctx context.Context, events <-chan event, w wanted, acks chan<- wire.Ack) error {
+	ack := func(a wire.Ack) {
+		select {
+		case acks <- a:
+		case <-ctx.Done():
+		}
+	}
+	tick := time.NewTimer(sooner(g.cfg.PullInterval))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			tick.Reset(sooner(g.cfg.PullInterval))
+			w.both()
+		case <-g.sync:
+			w.both()
+		case v := <-g.verified:
+			g.applyList(ctx, v, w, ack)
+			close(v.done)
+		case e := <-events:
+			switch e.kind {
+			case eventDelta:
+				g.applyDelta(ctx, e.data, w, ack)
+			case eventChanged:
+				ref, err := wire.DecodeExtension[wire.DeltaRef](e.data)
+				if err != nil || ref.List != wire.PoliciesList && ref.List != wire.GrantsList {
+					w.both()
+				} else {
+					w.want(ref.List)
+				}
+			default:
+				w.both()
+			}
+			if e.id != "" { // only now: what was lost on the way comes again
+				g.mu.Lock()
+				g.lastEvent = e.id
+				g.mu.Unlock()
+			}
+		}
+	}
+}
+
+// applyList puts a verified list in force, or reports that it was refused.
+func (g *Gateway) applyList(ctx context.Context, v verified, w wanted, ack func(wire.Ack)) {
+	if v.err != nil {
+		g.refuse(v.err)
+		ack(wire.Ack{List: v.name, Version: g.inForce(v.name), Result: v.err.Reason.Result()})
+		return
+	}
+	version := v.list.manifest.Version
+	if version < g.state.of(v.name).Highest { // a delta came while the list was on its way
+		w.want(v.name)
+		return
+	}
+	if v.name == wire.GrantsList && g.cur.policies == 0 {
+		// Grants without the policies that restrict them would be too much.
+		v.down = v.down.take()
+		g.releaseHeld()
+		g.cur.held = &v
+		return
+	}
+	err := g.give(ctx, v)
+	a := wire.Ack{List: v.name, Version: version, Applied: err == nil, Result: reason.OK.Result()}
+	if err != nil {
+		g.log.Error("list not applied", zap.String("list", string(v.name)), zap.Uint64("version", version), zap.Error(err))
+		a.Result = reason.InternalError.Result()
+	}
+	ack(a)
+	if h := g.cur.held; err == nil && v.name == wire.PoliciesList && h != nil {
+		g.cur.held = nil
+		g.applyList(ctx, *h, w, ack)
+		h.down.drop()
+	}
+}
+
+func (g *Gateway) releaseHeld() {
+	if g.cur.held != nil {
+		g.cur.held.down.drop()
+		g.cur.held = nil
+	}
+}
+
+func (g *Gateway) inForce(name wire.ListName) uint64 {
+	if name == wire.GrantsList {
+		return g.cur.grants
+	}
+	return g.cur.policies
+}
+
+// give calls the handler with a whole list and sees that it is stored.
+func (g *Gateway) give(ctx context.Context, v verified) error {
+	l, version := v.list, v.list.manifest.Version
+	var lines [][]byte
+	if v.name == wire.GrantsList {
+		lines = g.carriedLines()
+	}
+	store := sync.OnceValue(func() error { return g.state.store(v.name, version, l.digest, v.since, v.down, lines) })
+	g.state.saw(v.name, version, l.digest)
+	g.badRows(v.name, l.faults)
+	var err error
+	if v.name == wire.GrantsList {
+		list := l.grants()
+		list.Store = store
+		err = g.cfg.Handler.Grants(ctx, list)
+	} else {
+		list := l.policies()
+		g.cur.recent = after(g.cur.recent, v.since)
+		list.Locks = mergeLocks(list.Locks, g.cur.recent)
+		list.Store = store
+		err = g.cfg.Handler.Policies(ctx, list)
+	}
+	if err != nil {
+		return err
+	}
+	g.notStored(store())
+	g.inForceNow(v.name, version, l.notAfter)
+	return nil
+}
+
+// notStored reports that something will not survive a restart.
+func (g *Gateway) notStored(err error) {
+	if err != nil {
+		g.log.Error("list not stored", zap.Error(err))
+	}
+	g.set(func(s *GatewayStatus) {
+		s.StoreError = ""
+		if err != nil {
+			s.StoreError = err.Error()
+		}
+	})
+}
+
+func (g *Gateway) inForceNow(name wire.ListName, version uint64, notAfter time.Time) {
+	now := g.cfg.Now()
+	if name == wire.GrantsList {
+		g.cur.grants = version
+	} else {
+		g.cur.policies = version
+	}
+	g.set(func(s *GatewayStatus) {
+		if name == wire.GrantsList {
+			s.GrantsVersion, s.GrantsAt = version, now
+			if !notAfter.IsZero() { // a delta leaves the list's life as it is
+				s.GrantsNotAfter = notAfter
+			}
+			return
+		}
+		s.PolicyVersion, s.PolicyAt, s.PolicyNotAfter = version, now, notAfter
+	})
+}
+
+// applyDelta applies a change. What it takes away holds at once, whether or not
+// it follows the version in force; if it does not, a full list is asked for.
+func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack func(wire.Ack)) {
+	d, err := g.verifier.Delta(line)
+	if err != nil {
+		var refused *ListError
+		errors.As(err, &refused)
+		g.refuse(refused)
+		ack(wire.Ack{List: wire.GrantsList, Version: g.cur.grants, Result: refused.Reason.Result()})
+		w.both()
+		return
+	}
+	if d.To <= g.state.of(wire.GrantsList).Highest {
+		if d.To <= g.cur.grants {
+			ack(wire.Ack{List: wire.GrantsList, Version: d.To, Applied: true, Result: reason.OK.Result()})
+		}
+		return // seen before
+	}
+	follows := g.cur.grants != 0 && d.From == g.cur.grants && !d.unclear
+	given := d
+	if !follows {
+		given = d.narrow()
+		w.both()
+	}
+	g.remember(d, line)
+	if len(d.Locks)+len(d.Unlocks) > 0 {
+		w.want(wire.PoliciesList) // whose manifest has the locks for the next start
+	}
+	full := false
+	store := sync.OnceValue(func() (err error) { full, err = g.state.append(line); return err })
+	given.Store = store
+	g.state.saw(wire.GrantsList, d.To, "")
+	g.badRows(wire.GrantsList, d.Faults)
+	if follows || given.takesAway() {
+		err = g.cfg.Handler.Delta(ctx, given)
+	}
+	if err == nil && (follows || given.takesAway()) {
+		g.notStored(store())
+	}
+	a := wire.Ack{List: wire.GrantsList, Version: d.To, Applied: follows && err == nil, Result: reason.OK.Result()}
+	switch {
+	case err != nil:
+		g.log.Error("delta not applied", zap.Uint64("to", d.To), zap.Error(err))
+		a.Result = reason.InternalError.Result()
+		w.both()
+	case follows:
+		g.inForceNow(wire.GrantsList, d.To, time.Time{})
+	default:
+		a.Result = reason.ListIncomplete.Result()
+	}
+	ack(a)
+	if full {
+		g.mu.Lock()
+		g.whole = true
+		g.mu.Unlock()
+		w.want(wire.GrantsList)
+	}
+}
+
+// remember keeps what a full list would not repeat.
+func (g *Gateway) remember(d *Delta, line []byte) {
+	if len(d.Locks)+len(d.Unlocks) > 0 {
+		g.cur.recent = append(g.cur.recent, d)
+		if n := len(g.cur.recent) - maxCarried; n > 0 {
+			g.cur.recent = append([]*Delta(nil), g.cur.recent[n:]...)
+		}
+	}
+	if len(d.Locks)+len(d.Unlocks)+len(d.Revoke) > 0 {
+		g.cur.carried = append(g.cur.carried, carried{d.Time, append([]byte(nil), line...)})
+	}
+}
+
+// carriedLines drops what is too old or too much, and returns the rest.
+func (g *Gateway) carriedLines() [][]byte {
+	c := g.cur.carried
+	if n := len(c) - maxCarried; n > 0 {
+		c = c[n:]
+	}
+	var keep []carried
+	var lines [][]byte
+	for _, l := range c {
+		if g.cfg.Now().Sub(l.at) < carriedFor {
+			keep = append(keep, l)
+			lines = append(lines, l.line)
+		}
+	}
+	g.cur.carried = keep
+	return lines
+}
+
+// after returns the deltas beyond a version.
+func after(ds []*Delta, version uint64) []*Delta {
+	var out []*Delta
+	for _, d := range ds {
+		if d.To > version {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// mergeLocks applies the changes of locks of ds, in order, to locks.
+func mergeLocks(locks []wire.LockRow, ds []*Delta) []wire.LockRow {
+	out := append([]wire.LockRow(nil), locks...)
+	drop := func(kind, id string) {
+		kept := out[:0]
+		for _, l := range out {
+			if l.Kind != kind || l.ID != id {
+				kept = append(kept, l)
+			}
+		}
+		out = kept
+	}
+	for _, d := range ds {
+		for _, u := range d.Unlocks {
+			drop(u.Kind, u.ID)
+		}
+		for _, l := range d.Locks {
+			drop(l.Kind, l.ID)
+			out = append(out, l)
+		}
+	}
+	return out
+}

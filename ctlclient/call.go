@@ -1,0 +1,355 @@
+package ctlclient
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/emmansun/gmsm/smx509"
+
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/envelope"
+	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// hedgeAfter is how long a message that must not be late may stay unanswered
+// before it goes again over a fresh connection, with the same msgId: a silently
+// dead path then costs less than the 3 s of clause 7.2.
+const hedgeAfter = 700 * time.Millisecond
+
+// maxReplyBytes bounds an answer.
+const maxReplyBytes = wire.MaxMessage
+
+// callerConfig is what a caller needs.
+type callerConfig struct {
+	url, base     string // https base of the control center; path of this link
+	id            string // who we are in envelopes
+	controlID     string // default: the one of control-sign.crt
+	keys          *keystore.Store
+	requireSealed bool // answers
+	timeout       time.Duration
+	dial          func(ctx context.Context, network, addr string) (net.Conn, error)
+	now           func() time.Time
+}
+
+// caller sends messages to the control center and checks its answers. It may
+// be used by several goroutines at once.
+type caller struct {
+	cfg     callerConfig
+	base    string
+	sender  envelope.Sender
+	sealTo  *smx509.Certificate
+	replies *envelope.Receiver
+
+	kept  *http.Client // connections are kept
+	fresh *http.Client // each request on its own
+	local func() net.Addr
+}
+
+func newCaller(cfg callerConfig) (*caller, error) {
+	u, err := url.Parse(cfg.url)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("make control link: url %q is no https address", cfg.url)
+	}
+	if cfg.keys == nil {
+		return nil, errors.New("make control link: no keys (run yumen enroll first)")
+	}
+	if cfg.timeout == 0 {
+		cfg.timeout = 10 * time.Second
+	}
+	if cfg.now == nil {
+		cfg.now = time.Now
+	}
+	c := &caller{cfg: cfg, base: strings.TrimSuffix(u.String(), "/") + cfg.base}
+	if err := c.loadMessageKeys(); err != nil {
+		return nil, fmt.Errorf("make control link: %w", err)
+	}
+	conf, err := c.tlsConfig()
+	if err != nil {
+		return nil, fmt.Errorf("make control link: %w", err)
+	}
+	c.kept, c.fresh = c.client(conf, false), c.client(conf, true)
+	return c, nil
+}
+
+// loadMessageKeys reads our signing key and the control center's certificates.
+func (c *caller) loadMessageKeys() error {
+	key, err := c.cfg.keys.Signer(keystore.Sign)
+	if err != nil {
+		return err
+	}
+	chain, err := c.cfg.keys.Chain(keystore.Sign)
+	if err != nil {
+		return err
+	}
+	c.sender = envelope.Sender{ID: c.cfg.id, Key: key, Cert: chain[0], Now: c.cfg.now}
+	control, err := c.cfg.keys.Chain(keystore.ControlSign)
+	if err != nil {
+		return err
+	}
+	enc, err := c.cfg.keys.Chain(keystore.ControlEnc)
+	if err != nil {
+		return err
+	}
+	c.sealTo = enc[0]
+	roots, err := c.cfg.keys.Root(keystore.MessageRoot)
+	if err != nil {
+		return err
+	}
+	for _, chain := range [][]*smx509.Certificate{control, enc} {
+		if err := verifyChain(chain, roots, c.cfg.now()); err != nil {
+			return fmt.Errorf("verify the control center's message certificates: %w", err)
+		}
+	}
+	id, err := certid.OfSM(control[0])
+	if err != nil || id.Control == "" {
+		return errors.New("read control-sign.crt: it is no control center's certificate")
+	}
+	if c.cfg.controlID == "" {
+		c.cfg.controlID = id.Control
+	}
+	if c.cfg.controlID != id.Control {
+		return fmt.Errorf("read control-sign.crt: it is of %s, the configuration names %s", id.Control, c.cfg.controlID)
+	}
+	opener, err := c.cfg.keys.Decrypter(keystore.Enc)
+	if err != nil {
+		return err
+	}
+	want := envelope.KeyID(control[0])
+	c.replies, err = envelope.NewReceiver(envelope.Config{
+		ID: c.cfg.id, Decrypter: opener, RequireSealed: c.cfg.requireSealed, MaxBytes: maxReplyBytes, Now: c.cfg.now,
+		Signers: func(keyID, sender string) (*smx509.Certificate, error) {
+			if keyID != want || sender != c.cfg.controlID {
+				return nil, errors.New("not the control center's key")
+			}
+			return control[0], nil
+		},
+	})
+	return err
+}
+
+func verifyChain(chain []*smx509.Certificate, roots *smx509.CertPool, now time.Time) error {
+	between := smx509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	_, err := chain[0].Verify(smx509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []smx509.ExtKeyUsage{smx509.ExtKeyUsageAny}})
+	return err
+}
+
+// tlsConfig proves us by our certificate and demands the control center's: a
+// chain to the pinned root, its host name and its identifier.
+func (c *caller) tlsConfig() (*tls.Config, error) {
+	cert, err := c.cfg.keys.TLSCertificate(keystore.TLS)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := c.cfg.keys.TLSRoots()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{cert}, Time: c.cfg.now,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			id, err := certid.Of(s.PeerCertificates[0])
+			if err != nil {
+				return err
+			}
+			if id.Control != c.cfg.controlID {
+				return fmt.Errorf("check the control center: its certificate is of %q, want %s", id.Control, c.cfg.controlID)
+			}
+			return nil
+		},
+	}, nil
+}
+
+// client returns an HTTP/1.1 client that takes no proxy from the environment
+// and follows no redirect.
+func (c *caller) client(conf *tls.Config, fresh bool) *http.Client {
+	dial := c.cfg.dial
+	if dial == nil {
+		d := &net.Dialer{Timeout: c.cfg.timeout}
+		d.SetMultipathTCP(false)
+		dial = d.DialContext
+	}
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext: dial, TLSClientConfig: conf, TLSHandshakeTimeout: c.cfg.timeout, DisableCompression: true, DisableKeepAlives: fresh,
+			MaxIdleConns: 8, MaxIdleConnsPerHost: 8, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
+			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
+		},
+	}
+}
+
+func (c *caller) close() {
+	c.kept.CloseIdleConnections()
+	c.fresh.CloseIdleConnections()
+}
+
+// errNotIdentified is the control center's wish for Table 4 or 16 first (M52).
+var errNotIdentified = fmt.Errorf("%w: it wants our identity first", ErrDown)
+
+// post seals body under h, sends it and returns the checked answer. hedge sends
+// it again over a fresh connection when no answer comes in time.
+//
+// An error that wraps [ErrDown] says nothing about the message; a
+// [*RefusedError] does.
+func (c *caller) post(ctx context.Context, path string, h envelope.Header, body []byte, hedge bool) (*envelope.Message, error) {
+	h.Receiver = c.cfg.controlID
+	raw, err := c.sender.Seal(h, body, c.sealTo)
+	if err != nil {
+		return nil, fmt.Errorf("seal %s: %w", h.MsgType, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
+	defer cancel()
+	if !hedge {
+		return c.exchange(ctx, c.kept, path, h.MsgType, raw)
+	}
+	type answer struct {
+		m   *envelope.Message
+		err error
+	}
+	answers := make(chan answer, 2)
+	try := func(client *http.Client) {
+		m, err := c.exchange(ctx, client, path, h.MsgType, raw)
+		answers <- answer{m, err}
+	}
+	go try(c.kept)
+	running, hedged := 1, false
+	timer := time.NewTimer(hedgeAfter)
+	defer timer.Stop()
+	var first answer
+	for {
+		select {
+		case <-timer.C:
+			if !hedged {
+				hedged = true
+				running++
+				go try(c.fresh)
+			}
+		case a := <-answers:
+			running--
+			var refused *RefusedError
+			if a.err == nil || errors.As(a.err, &refused) || running == 0 {
+				if a.err != nil && first.err != nil && refused == nil {
+					a = first
+				}
+				cancel()
+				for ; running > 0; running-- {
+					<-answers // no goroutine outlives the call
+				}
+				return a.m, a.err
+			}
+			first = a
+		}
+	}
+}
+
+// exchange sends one sealed message and judges what comes back.
+func (c *caller) exchange(ctx context.Context, client *http.Client, path, msgType string, raw []byte) (*envelope.Message, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header["Idempotency-Key"] = nil // not sent; lets net/http try again when a kept connection proves dead: the msgId makes it safe
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, down(err)
+	}
+	defer resp.Body.Close()
+	return c.answer(resp, msgType)
+}
+
+// answer reads the reply envelope. Nothing that the control center has not
+// signed says anything but that it is down.
+func (c *caller) answer(resp *http.Response, msgType string) (*envelope.Message, error) {
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusBadRequest:
+	case http.StatusForbidden:
+		return nil, errNotIdentified
+	case http.StatusRequestEntityTooLarge:
+		return nil, &RefusedError{Table: tableOf(msgType), Reason: reason.MessageTooLarge, Result: reason.MessageTooLarge.Result()}
+	default:
+		return nil, fmt.Errorf("%w: HTTP status %d", ErrDown, resp.StatusCode)
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxReplyBytes+1))
+	if err != nil {
+		return nil, down(err)
+	}
+	m, err := c.replies.Open(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its answer: %w", ErrDown, withCause(err))
+	}
+	if resp.StatusCode == http.StatusBadRequest || m.Header.MsgType == "T5" || m.Header.MsgType == "T18" {
+		if err := refusal(m, msgType); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// refusal reads code and result, which Tables 5 and 18 share.
+func refusal(m *envelope.Message, msgType string) error {
+	r, err := wire.DecodeExtension[struct {
+		Code   int    `json:"code"`
+		Result string `json:"result"`
+	}](m.Body)
+	if err != nil {
+		return fmt.Errorf("%w: its answer: %w", ErrDown, err)
+	}
+	switch r.Code {
+	case wire.Success:
+		return nil
+	case wire.Failure:
+		return &RefusedError{Table: tableOf(msgType), Reason: resultReason(r.Result), Result: r.Result}
+	}
+	return fmt.Errorf("%w: its answer has the code %d", ErrDown, r.Code)
+}
+
+// resultReason finds the reason that a result starts with.
+func resultReason(result string) reason.Reason {
+	word, _, _ := strings.Cut(result, " ")
+	if r, err := reason.Parse(strings.TrimSuffix(word, ":")); err == nil {
+		return r
+	}
+	return reason.MessageInvalid
+}
+
+func tableOf(msgType string) int {
+	n, _ := strconv.Atoi(strings.TrimPrefix(msgType, "T"))
+	return n
+}
+
+// down marks an error of the connection.
+func down(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // without the address, which the log has anyway
+	}
+	return fmt.Errorf("%w: %w", ErrDown, err)
+}
+
+// withCause adds the detail that a rejected envelope keeps for logs.
+func withCause(err error) error {
+	var re *envelope.RejectedError
+	if errors.As(err, &re) {
+		if cause := errors.Unwrap(re); cause != nil {
+			return fmt.Errorf("%w: %s: %w", err, re.Reason, cause)
+		}
+		return fmt.Errorf("%w: %s", err, re.Reason)
+	}
+	return err
+}

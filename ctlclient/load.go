@@ -1,0 +1,143 @@
+package ctlclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/crypto/envelope"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// load gives the handler what the state folder holds, so that a gateway serves
+// without its control center: policies first, then the grants with their later
+// deltas in them, then the locks and revocations. Each is verified again; what
+// cannot be is not given out, and nothing is granted until the next pull.
+func (g *Gateway) load(ctx context.Context) {
+	g.state.sweep()
+	if g.state.altered != nil {
+		g.altered("versions.json", g.state.altered)
+		return
+	}
+	deltas, err := g.loadDeltas()
+	if err != nil {
+		g.altered("deltas", err) // a revocation may be lost: no grants
+	}
+	if l := g.loadList(wire.PoliciesList); l != nil {
+		p := l.policies()
+		p.Locks = mergeLocks(p.Locks, after(deltas, g.state.of(wire.PoliciesList).Since))
+		if err := g.cfg.Handler.Policies(ctx, p); err != nil {
+			g.log.Error("stored policies not applied", zap.Error(err))
+			return
+		}
+		g.inForceNow(wire.PoliciesList, l.manifest.Version, l.notAfter)
+	}
+	if err == nil && g.cur.policies != 0 {
+		g.loadGrants(ctx, deltas)
+	}
+	d := &Delta{NarrowOnly: true, To: g.cur.grants, Time: g.cfg.Now()}
+	d.Locks = mergeLocks(nil, after(deltas, g.state.of(wire.PoliciesList).Since))
+	for _, x := range deltas {
+		d.Revoke = append(d.Revoke, x.Revoke...)
+	}
+	if d.takesAway() {
+		if err := g.cfg.Handler.Delta(ctx, d); err != nil {
+			g.log.Error("stored locks not applied", zap.Error(err))
+		}
+	}
+}
+
+// loadGrants folds the deltas into the stored grants and gives them out.
+func (g *Gateway) loadGrants(ctx context.Context, deltas []*Delta) {
+	l := g.loadList(wire.GrantsList)
+	if l == nil {
+		return
+	}
+	list := l.grants()
+	for _, d := range deltas {
+		switch {
+		case d.To <= list.Version: // older than the list: carried for its locks
+		case d.From == list.Version && !d.unclear:
+			list.Rows = d.fold(list.Rows)
+			list.Version = d.To
+			list.Faults = append(list.Faults, d.Faults...)
+		default:
+			list.Rows = d.narrow().fold(list.Rows)
+		}
+	}
+	g.badRows(wire.GrantsList, list.Faults)
+	if err := g.cfg.Handler.Grants(ctx, list); err != nil {
+		g.log.Error("stored grants not applied", zap.Error(err))
+		return
+	}
+	g.inForceNow(wire.GrantsList, list.Version, list.NotAfter)
+}
+
+// loadList reads and verifies a stored list. The signer's certificate must have
+// been valid when it signed: it lives shorter than a list may have to serve.
+func (g *Gateway) loadList(name wire.ListName) *list {
+	stored := g.state.of(name)
+	if stored.File == "" {
+		return nil
+	}
+	raw, err := g.state.read(stored)
+	if err != nil {
+		g.altered(stored.File, err)
+		return nil
+	}
+	l, err := g.verifier.read(bytes.NewReader(raw), name, Floor{}, signingTime(raw))
+	var refused *ListError
+	switch {
+	case errors.As(err, &refused) && refused.Reason == reason.ListExpired:
+		g.log.Warn("stored list has expired", zap.String("list", string(name)))
+		g.reports.own.Raise(alert.Alert{Code: alert.ListStale, Reason: reason.ListExpired, Detail: string(name)})
+		return nil
+	case err != nil:
+		g.altered(stored.File, err)
+		return nil
+	}
+	return l
+}
+
+// loadDeltas verifies the stored deltas and raises the highest version to
+// theirs.
+func (g *Gateway) loadDeltas() ([]*Delta, error) {
+	lines, err := g.state.deltas()
+	if err != nil {
+		return nil, err
+	}
+	var out []*Delta
+	for i, line := range lines {
+		d, err := g.verifier.delta(line, signingTime(line))
+		if err != nil {
+			return out, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		g.state.saw(wire.GrantsList, d.To, "")
+		g.remember(d, line)
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// signingTime returns the time in the header of the first line of raw. The
+// header is verified with it.
+func signingTime(raw []byte) func() time.Time {
+	line, _, _ := bytes.Cut(raw, []byte{'\n'})
+	var at time.Time
+	if h, err := envelope.Peek(line, wire.MaxMessage); err == nil {
+		at, _ = wire.ParseTime(h.Timestamp)
+	}
+	return func() time.Time { return at }
+}
+
+// altered reports a state file that is not as it was written.
+func (g *Gateway) altered(file string, err error) {
+	g.log.Error("stored state refused", zap.String("file", file), zap.Error(err))
+	g.reports.own.Raise(alert.Alert{Code: alert.StateAltered, Detail: file})
+}

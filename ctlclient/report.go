@@ -1,0 +1,274 @@
+package ctlclient
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/crypto/envelope"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// Report is what an outbox keeps: a message ready to be sealed. Its id and its
+// event's time are fixed when it is made, so a repeat after a lost answer has
+// no second effect, and a replay tells the truth about when.
+type Report struct {
+	Type  string                    `json:"type"` // T4, T10, T11, T16, T21, T22
+	MsgID string                    `json:"msgId"`
+	At    time.Time                 `json:"at"` // when it was made, in full precision
+	Ext   map[string]jsontext.Value `json:"ext,omitempty"`
+	Body  jsontext.Value            `json:"body"`
+}
+
+// lateAfter is the delay that clause 7.2 allows a message.
+const lateAfter = 3 * time.Second
+
+// alertQueue is how many alerts may wait for the outbox.
+const alertQueue = 1024
+
+// reporter keeps reports in the outbox and sends them while a session is up:
+// one stream a class in order, and live alerts ahead of the backlog.
+type reporter struct {
+	out   Outbox
+	call  *caller
+	log   *zap.Logger
+	now   func() time.Time
+	own   alert.Sink // for the link's own alerts
+	path  map[string]string
+	alert func(alert.Alert) (msgType string, m wire.Message)
+
+	queue    chan alert.Alert
+	refused  atomic.Uint64 // alerts that found queue full
+	rejected atomic.Uint64 // reports that the control center refused for good
+	dropped  [NumClasses]atomic.Uint64
+
+	mu   sync.Mutex
+	wake [NumClasses]chan struct{} // guarded by mu; closed when a record came
+	sent map[string]time.Time      // guarded by mu; by type, when last acknowledged
+	late time.Time                 // guarded by mu; when lateness was last raised
+}
+
+func newReporter(out Outbox, call *caller, log *zap.Logger, now func() time.Time, path map[string]string) *reporter {
+	r := &reporter{out: out, call: call, log: log, now: now, path: path, queue: make(chan alert.Alert, alertQueue), sent: map[string]time.Time{}}
+	for c := range r.wake {
+		r.wake[c] = make(chan struct{})
+	}
+	return r
+}
+
+// Raise queues an alert; see [alert.Sink].
+func (r *reporter) Raise(a alert.Alert) {
+	if a.Time.IsZero() {
+		a.Time = r.now()
+	}
+	select {
+	case r.queue <- a:
+	default:
+		r.refused.Add(1)
+	}
+}
+
+// pump moves alerts from the queue to the outbox until ctx ends, and then what
+// the queue still holds.
+func (r *reporter) pump(ctx context.Context) {
+	for {
+		select {
+		case a := <-r.queue:
+			r.store(ctx, a)
+		case <-ctx.Done():
+			for {
+				select {
+				case a := <-r.queue:
+					r.store(context.WithoutCancel(ctx), a)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (r *reporter) store(ctx context.Context, a alert.Alert) {
+	kind, m := r.alert(a)
+	if err := r.add(ctx, ClassAlert, kind, a.Time, nil, m); err != nil {
+		r.log.Error("alert not stored", zap.String("code", string(a.Code)), zap.Error(err))
+	}
+}
+
+// add puts a message into the outbox and wakes its sender.
+func (r *reporter) add(ctx context.Context, c Class, msgType string, at time.Time, ext map[string]jsontext.Value, m wire.Message) error {
+	body, err := wire.Encode(m)
+	if err != nil {
+		r.dropped[c].Add(1)
+		return fmt.Errorf("make report: %w", err)
+	}
+	payload, err := json.Marshal(Report{Type: msgType, MsgID: rand.Text(), At: at, Ext: ext, Body: body}, json.Deterministic(true))
+	if err == nil {
+		_, err = r.out.Append(ctx, c, payload)
+	}
+	if err != nil {
+		r.dropped[c].Add(1)
+		return fmt.Errorf("store report: %w", err)
+	}
+	r.mu.Lock()
+	close(r.wake[c])
+	r.wake[c] = make(chan struct{})
+	r.mu.Unlock()
+	return nil
+}
+
+func (r *reporter) waiting(c Class) <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.wake[c]
+}
+
+// send keeps the streams of one session going until ctx ends or the link fails.
+// Each returns the error that ends the session.
+func (r *reporter) streams() []func(context.Context) error {
+	live := r.out.Stats()[ClassAlert].LastSeq
+	return []func(context.Context) error{
+		func(ctx context.Context) error { return r.stream(ctx, ClassAlert, live, ^uint64(0)) }, // what happens now
+		func(ctx context.Context) error { return r.stream(ctx, ClassAlert, 0, live) },          // what waited
+		func(ctx context.Context) error { return r.stream(ctx, ClassIdentity, 0, ^uint64(0)) },
+		func(ctx context.Context) error { return r.stream(ctx, ClassStatus, 0, ^uint64(0)) },
+	}
+}
+
+// stream sends the records of a class with after < Seq <= last in order.
+func (r *reporter) stream(ctx context.Context, c Class, after, last uint64) error {
+	for {
+		woken := r.waiting(c) // before Next: what comes in between closes it
+		batch, err := r.out.Next(c, after, 64)
+		if err != nil {
+			return fmt.Errorf("read outbox: %w", err)
+		}
+		for _, e := range batch {
+			if e.Seq > last {
+				return nil
+			}
+			if err := r.deliver(ctx, e); err != nil {
+				return err
+			}
+			if c == ClassAlert && last == ^uint64(0) {
+				r.checkLate(e)
+			}
+			after = e.Seq
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		if after >= last || last != ^uint64(0) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-woken:
+		}
+	}
+}
+
+// deliver sends one record. What the control center refuses by a signed answer
+// is dropped and counted: sending it again would get the same answer.
+func (r *reporter) deliver(ctx context.Context, e Entry) error {
+	var p Report
+	if err := json.Unmarshal(e.Payload, &p); err != nil || r.path[p.Type] == "" {
+		r.rejected.Add(1)
+		r.log.Error("report of the outbox cannot be read", zap.Stringer("class", e.Class), zap.Uint64("seq", e.Seq))
+		return r.out.Ack(e.Class, e.Seq)
+	}
+	_, err := r.call.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, e.Class == ClassAlert)
+	var no *RefusedError
+	switch {
+	case errors.As(err, &no) && no.Reason == reason.NotAuthenticated:
+		return errNotIdentified
+	case errors.As(err, &no):
+		r.rejected.Add(1)
+		r.log.Error("report refused by the control center", zap.String("type", p.Type), zap.String("result", no.Result))
+		if e.Class != ClassAlert { // an alert about an alert could go round for ever
+			r.own.Raise(alert.Alert{Code: alert.MessageRefused, Reason: no.Reason, Detail: no.Error()})
+		}
+	case err != nil:
+		return err
+	default:
+		now := r.now()
+		r.mu.Lock()
+		r.sent[p.Type] = now
+		r.mu.Unlock()
+	}
+	return r.out.Ack(e.Class, e.Seq)
+}
+
+// checkLate raises an alert when a live alert took longer than clause 7.2
+// allows; at most one a minute, for it is an alert itself.
+func (r *reporter) checkLate(e Entry) {
+	now := r.now()
+	delay := now.Sub(e.At)
+	if delay <= lateAfter {
+		return
+	}
+	r.mu.Lock()
+	due := now.Sub(r.late) >= time.Minute
+	if due {
+		r.late = now
+	}
+	r.mu.Unlock()
+	if due {
+		r.own.Raise(alert.Alert{Code: alert.DeliveryLate, Detail: fmt.Sprintf("an alert took %d ms", delay.Milliseconds())})
+	}
+}
+
+// lastSent returns when a report of this type was acknowledged last.
+func (r *reporter) lastSent(msgType string) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sent[msgType]
+}
+
+// stats returns the outbox's figures with what never reached it.
+func (r *reporter) stats() [NumClasses]ClassStats {
+	s := r.out.Stats()
+	for c := range s {
+		s[c].Dropped += r.dropped[c].Load()
+	}
+	return s
+}
+
+// depth returns how many records wait and how many were dropped.
+func (r *reporter) depth() (pending int, dropped uint64) {
+	for _, c := range r.stats() {
+		pending += c.Pending
+		dropped += c.Dropped
+	}
+	return pending, dropped + r.refused.Load()
+}
+
+// flush sends what waits, alerts and status first, until ctx ends.
+func (r *reporter) flush(ctx context.Context) error {
+	for _, c := range []Class{ClassAlert, ClassStatus, ClassIdentity} {
+		if err := r.stream(ctx, c, 0, ^uint64(0)-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ext makes a header extension of v.
+func ext(v any) jsontext.Value {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("encode extension %v: %v", v, err)) // only plain values come here
+	}
+	return b
+}
