@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"errors"
 	"path/filepath"
 	"sync"
@@ -133,3 +134,13 @@ var statusHeader = Header{MsgType: "T10", Receiver: "CTL00000001"}
 
 // at is a clock that stands still.
 func at(t time.Time) func() time.Time { return func() time.Time { return t } }
+
+// ecKey returns the public key of an SM2 certificate.
+func ecKey(t testing.TB, cert *smx509.Certificate) *ecdsa.PublicKey {
+	t.Helper()
+	k, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		t.Fatalf("key of type %T", cert.PublicKey)
+	}
+	return k
+}
