@@ -68,7 +68,7 @@ func newSession(conn net.Conn, cfg Config, client bool) *Session {
 func (s *Session) Run(ctx context.Context) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { s.Close(reason.Shutdown); close(stopped) })
-	if !s.client {
+	if !s.client && !s.established.Load() {
 		_ = s.conn.SetReadDeadline(time.Now().Add(s.cfg.HelloTimeout))
 	}
 	s.alive.Store(true)

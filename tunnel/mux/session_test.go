@@ -1,0 +1,520 @@
+package mux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+// raw speaks records by hand to a gateway's end, or an agent's.
+type raw struct {
+	t    *testing.T
+	conn net.Conn
+	s    *Session
+	h    *acceptor
+	err  error
+	wg   sync.WaitGroup
+	got  []byte // what the session said, until it ended
+}
+
+func newRaw(t *testing.T, agent bool, c Config) *raw {
+	a, b := net.Pipe()
+	r := &raw{t: t, conn: a, h: newAcceptor()}
+	c.Handler = r.h
+	if agent {
+		r.s = Client(b, c)
+	} else {
+		r.s = Server(b, c)
+	}
+	r.wg.Go(func() { r.err = r.s.Run(context.Background()) })
+	r.wg.Go(func() { r.got, _ = io.ReadAll(a) })
+	return r
+}
+
+func (r *raw) send(k Kind, flags uint8, flow uint32, payload ...byte) bool {
+	_, err := r.conn.Write(appendRecord(nil, k, flags, flow, payload))
+	return err == nil
+}
+
+// end closes the connection, when the session has not, and returns the last
+// record that it said and why it ended.
+func (r *raw) end(hangUp bool) (last []byte, why reason.Reason) {
+	if hangUp {
+		r.conn.Close()
+	}
+	r.wg.Wait()
+	r.conn.Close()
+	var ce *ClosedError
+	if !errors.As(r.err, &ce) {
+		r.t.Fatalf("Run returned %v", r.err)
+	}
+	if n := len(r.got); n >= 10 {
+		last = r.got[n-10:]
+	}
+	return last, ce.Reason
+}
+
+func TestFaultsEndTheTunnel(t *testing.T) {
+	openOne := func(r *raw) { r.send(Open, 0, 1, 0, 0, 0, 0) }
+	openUDP := func(r *raw) { r.send(Open, 1, 1, 0, 0, 0, 0) }
+	many := func(n int, f func()) {
+		for range n {
+			f()
+		}
+	}
+	for _, c := range []struct {
+		name string
+		do   func(r *raw)
+		want reason.Reason
+	}{
+		{"kind 0", func(r *raw) { r.send(0, 0, 0) }, reason.FrameMalformed},
+		{"kind 8", func(r *raw) { r.send(8, 0, 0) }, reason.FrameMalformed},
+		{"unknown flag", func(r *raw) { r.send(Open, 2, 1, 0, 0, 0, 0) }, reason.FrameMalformed},
+		{"OPEN too short", func(r *raw) { r.send(Open, 0, 1, 0, 0, 0) }, reason.FrameMalformed},
+		{"OPEN too long", func(r *raw) { r.send(Open, 0, 1, make([]byte, MaxOpen+1)...) }, reason.FrameMalformed},
+		{"OPEN of flow 0", func(r *raw) { r.send(Open, 0, 0, 0, 0, 0, 0) }, reason.FrameMalformed},
+		{"OPEN of a window beyond the most", func(r *raw) { r.send(Open, 0, 1, 0x80, 0, 0, 0) }, reason.FrameMalformed},
+		{"OPEN twice", func(r *raw) { openOne(r); openOne(r) }, reason.FrameMalformed},
+		{"OPEN of a lower id", func(r *raw) { r.send(Open, 0, 9, 0, 0, 0, 0); r.send(Open, 0, 8, 0, 0, 0, 0) }, reason.FrameMalformed},
+		{"DATA of no flow", func(r *raw) { r.send(Data, 0, 1, 'x') }, reason.FrameMalformed},
+		{"DATA of flow 0", func(r *raw) { r.send(Data, 0, 0, 'x') }, reason.FrameMalformed},
+		{"DATA of nothing", func(r *raw) { openOne(r); r.send(Data, 0, 1) }, reason.FrameMalformed},
+		{"DATA before the answer", func(r *raw) { r.h.hold = true; openOne(r); r.send(Data, 0, 1, 'x') }, reason.FrameMalformed},
+		{"DATA after the end", func(r *raw) { openOne(r); r.send(Close, 0, 1, 0, 0); r.send(Data, 0, 1, 'x') }, reason.FrameMalformed},
+		{"DATA on an association", func(r *raw) { openUDP(r); r.send(Data, 0, 1, 'x') }, reason.FrameMalformed},
+		{"DATAGRAM on a stream", func(r *raw) { openOne(r); r.send(Datagram, 0, 1, 'x') }, reason.FrameMalformed},
+		{"DATAGRAM too long", func(r *raw) { openUDP(r); r.send(Datagram, 0, 1, make([]byte, MaxDatagram+1)...) }, reason.FrameMalformed},
+		{"DATA beyond the credit", func(r *raw) {
+			openOne(r)
+			many(17, func() { r.send(Data, 0, 1, make([]byte, 16<<10)...) })
+		}, reason.BudgetExceeded},
+		{"end twice", func(r *raw) { openOne(r); r.send(Close, 0, 1, 0, 0); r.send(Close, 0, 1, 0, 0) }, reason.FrameMalformed},
+		{"end of no flow", func(r *raw) { r.send(Close, 0, 5, 0, 0) }, reason.FrameMalformed},
+		{"WINDOW of 0", func(r *raw) { openOne(r); r.send(Window, 0, 1, 0, 0, 0, 0) }, reason.FrameMalformed},
+		{"WINDOW beyond the most", func(r *raw) {
+			openOne(r)
+			r.send(Window, 0, 1, 0x7f, 0xff, 0xff, 0xff)
+			r.send(Window, 0, 1, 0, 0, 0, 1)
+		}, reason.FrameMalformed},
+		{"WINDOW of 2^32-1", func(r *raw) { openOne(r); r.send(Window, 0, 1, 255, 255, 255, 255) }, reason.FrameMalformed},
+		{"MESSAGE of a flow", func(r *raw) { r.send(Message, 0, 1, 'x') }, reason.FrameMalformed},
+		{"MESSAGE too long", func(r *raw) { r.send(Message, 0, 0, make([]byte, MaxMessage+1)...) }, reason.FrameMalformed},
+		{"PING too short", func(r *raw) { r.send(Ping, 0, 0, 1) }, reason.FrameMalformed},
+		{"too many PING", func(r *raw) { many(17, func() { r.send(Ping, 0, 0, make([]byte, 8)...) }) }, reason.FrameRate},
+		{"too many answers", func(r *raw) { many(17, func() { r.send(Ping, 1, 0, make([]byte, 8)...) }) }, reason.FrameRate},
+		{"too many MESSAGE", func(r *raw) { many(65, func() { r.send(Message, 0, 0, 'x') }) }, reason.FrameRate},
+		{"too many WINDOW", func(r *raw) { openOne(r); many(1025, func() { r.send(Window, 0, 1, 0, 0, 0, 1) }) }, reason.FrameRate},
+		{"too many records of ended flows", func(r *raw) {
+			openOne(r)
+			r.send(Close, 0, 1, 0, 9)
+			many(1025, func() { r.send(Close, 0, 1, 0, 9) })
+		}, reason.FrameRate},
+		{"too many OPEN", func(r *raw) {
+			r.h.full = true
+			for i := range 1025 {
+				r.send(Open, 0, uint32(i+1), 0, 0, 0, 0)
+			}
+		}, reason.FrameRate},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRaw(t, false, Config{})
+				r.s.Establish()
+				c.do(r)
+				last, why := r.end(false)
+				if why != c.want {
+					t.Errorf("ended for %v, want %v", why, c.want)
+				}
+				if want := appendRecord(nil, Close, 0, 0, u16(c.want)); string(last) != string(want) {
+					t.Errorf("last record % x, want % x", last, want)
+				}
+			})
+		})
+	}
+}
+
+func TestAgentRefusesWhatOnlyAnAgentSays(t *testing.T) {
+	for name, do := range map[string]func(r *raw){
+		"OPEN unasked": func(r *raw) { r.send(Open, 0, 1, 0, 0, 0, 0, 0, 0) },
+		"OPEN twice answered": func(r *raw) {
+			r.send(Open, 0, 1, 0, 0, 0, 9, 0, 0)
+			r.send(Open, 0, 1, 0, 0, 0, 9, 0, 0)
+		},
+		"datagram flag": func(r *raw) { r.send(Open, 1, 1, 0, 0, 0, 0, 0, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRaw(t, true, Config{})
+				if name != "OPEN unasked" {
+					if _, err := r.s.Start(false, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				do(r)
+				if _, why := r.end(false); why != reason.FrameMalformed {
+					t.Errorf("ended for %v", why)
+				}
+			})
+		})
+	}
+}
+
+func TestBeforeHelloOnlyMessageAndPing(t *testing.T) {
+	for _, k := range []Kind{Open, Data, Window, Close, Datagram} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRaw(t, false, Config{})
+			r.send(Ping, 0, 0, make([]byte, 8)...)
+			r.send(Message, 0, 0, 'h')
+			r.send(k, 0, 1, make([]byte, map[Kind]int{Close: 2}[k]+4*(1-map[Kind]int{Close: 1}[k]))...)
+			if _, why := r.end(false); why != reason.FrameMalformed {
+				t.Errorf("%v before the hello: ended for %v", k, why)
+			}
+			if got := <-r.h.messages; got != "h" {
+				t.Errorf("message %q", got)
+			}
+		})
+	}
+}
+
+func TestHelloTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRaw(t, false, Config{})
+		begin := time.Now()
+		// Pings do not buy time.
+		go func() {
+			for r.send(Ping, 0, 0, make([]byte, 8)...) {
+				time.Sleep(time.Second)
+			}
+		}()
+		if _, why := r.end(false); why != reason.HelloTimeout {
+			t.Errorf("ended for %v", why)
+		}
+		if d := time.Since(begin); d != 10*time.Second {
+			t.Errorf("ended after %v", d)
+		}
+	})
+}
+
+func TestDeadPeerIsNoticedWithin10s(t *testing.T) {
+	for _, agent := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRaw(t, agent, Config{})
+			r.s.Establish()
+			time.Sleep(3*time.Second + time.Millisecond)
+			r.send(Ping, flagAnswer, 0, make([]byte, 8)...)
+			last := time.Now()
+			_, why := r.end(false)
+			if d := time.Since(last); why != reason.PeerTimeout || d > 10*time.Second || d < 6*time.Second {
+				t.Errorf("agent's end %v: ended for %v after %v of silence", agent, why, d)
+			}
+		})
+	}
+}
+
+func TestPeerThatTakesNothingIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe() // a is never read
+		s := Server(b, Config{Handler: newAcceptor()})
+		s.Establish()
+		done := make(chan error)
+		go func() { done <- s.Run(context.Background()) }()
+		if err := s.Send([]byte("never taken")); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { // alive in every other way
+			for {
+				if _, err := a.Write(appendRecord(nil, Ping, flagAnswer, 0, make([]byte, 8))); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		})
+		begin := time.Now()
+		var ce *ClosedError
+		if err := <-done; !errors.As(err, &ce) || ce.Reason != reason.PeerTimeout {
+			t.Errorf("ended by %v", err)
+		}
+		if d := time.Since(begin); d > 13*time.Second {
+			t.Errorf("after %v", d)
+		}
+		a.Close()
+		wg.Wait()
+	})
+}
+
+func TestIdleTunnelLivesAndSaysLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c := &countingConn{Conn: b}
+		p := newPair(t, a, c, Config{}, Config{})
+		time.Sleep(time.Hour)
+		if err := p.gateway.Err(); err != nil {
+			t.Fatalf("an idle tunnel ended: %v", err)
+		}
+		// One PING and its answer each 4 s.
+		if n := c.writes.Load(); n < 850 || n > 950 {
+			t.Errorf("the gateway wrote %d times in an hour, want about 900", n)
+		}
+		p.close()
+	})
+}
+
+func TestOneSidedDatagramsKeepTheTunnelAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := memPair(t, Config{})
+		a, g := p.open(t, true)
+		go func() {
+			for {
+				if _, err := a.Read(make([]byte, 16)); err != nil {
+					return
+				}
+			}
+		}()
+		for range 600 { // the agent has nothing to say but PING
+			if _, err := g.Write([]byte("tick")); err != nil {
+				t.Fatalf("the tunnel ended: %v", err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		a.Close()
+		g.Close()
+		p.close()
+	})
+}
+
+type countingConn struct {
+	net.Conn
+	writes atomic.Int64
+}
+
+func (c *countingConn) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+func TestSlowFlowStallsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := memPair(t, Config{})
+		var slow []*Flow
+		var wg sync.WaitGroup
+		for range 200 { // nobody reads these at the gateway
+			a, g := p.open(t, false)
+			slow = append(slow, a, g)
+			wg.Go(func() { a.Write(make([]byte, 1<<20)) })
+		}
+		synctest.Wait()
+		a, g := p.open(t, false)
+		wg.Go(func() {
+			if _, err := a.Write(make([]byte, 4<<20)); err != nil {
+				t.Error(err)
+			}
+			a.CloseWrite()
+		})
+		begin := time.Now()
+		n, err := g.WriteTo(io.Discard)
+		if n != 4<<20 || err != nil || time.Since(begin) != 0 {
+			t.Errorf("moved %d in %v: %v", n, time.Since(begin), err)
+		}
+		if c := p.gateway.Stats().Credit; c > 16<<20 {
+			t.Errorf("%d bytes of credit, beyond the budget", c)
+		}
+		for _, f := range append(slow, a, g) {
+			f.Reset(reason.ClientGone)
+			f.Close()
+		}
+		wg.Wait()
+		p.close()
+		if s := p.gateway.Stats(); s.Flows != 0 || s.Credit != 0 {
+			t.Errorf("left %+v", s)
+		}
+	})
+}
+
+func TestControlGoesAheadOfData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		h := newAcceptor()
+		s := Client(a, Config{Handler: h, Window: 1 << 20})
+		done := make(chan error, 1)
+		go func() { done <- s.Run(context.Background()) }()
+		start := func(id int) *Flow {
+			go func() {
+				io.ReadFull(b, make([]byte, HeaderSize+4))
+				b.Write(appendRecord(nil, Open, 0, uint32(id), u32(1<<20), u16(0)))
+			}()
+			f, err := s.Start(false, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Wait(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+		f, g := start(1), start(2)
+		go f.Write(make([]byte, 2*MaxPayload)) // has the pen, and will have more
+		go g.Write(make([]byte, MaxPayload))   // waits
+		synctest.Wait()
+		s.Send([]byte("urgent"))
+		var order []string
+		for range 4 {
+			var hd [HeaderSize]byte
+			io.ReadFull(b, hd[:])
+			h, _ := ParseHeader(&hd, true)
+			io.CopyN(io.Discard, b, int64(h.Length))
+			order = append(order, fmt.Sprintf("%v %d", h.Kind, h.Flow))
+		}
+		if order[1] != "MESSAGE 0" {
+			t.Errorf("order %v: the message waits behind data", order)
+		}
+		// Two flows take turns: neither has two records before the other has one.
+		d := append(order[:1:1], order[2:]...)
+		if d[0] == d[1] {
+			t.Errorf("order %v: no turns", order)
+		}
+		b.Close()
+		<-done
+		f.Close()
+		g.Close()
+	})
+}
+
+func TestFlowsShareFairly(t *testing.T) {
+	p := tcpPair(t, Config{})
+	const flows = 8
+	var got [flows]atomic.Int64
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var total atomic.Int64
+	for i := range flows {
+		a, g := p.open(t, false)
+		wg.Go(func() {
+			b := make([]byte, 64<<10)
+			for ctx.Err() == nil {
+				if _, err := a.Write(b); err != nil {
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			b := make([]byte, 32<<10)
+			for {
+				n, err := g.Read(b)
+				if err != nil {
+					return
+				}
+				got[i].Add(int64(n))
+				if total.Add(int64(n)) > 256<<20 {
+					cancel()
+					g.Reset(reason.ClientGone)
+				}
+			}
+		})
+		defer a.Close()
+		defer g.Close()
+	}
+	wg.Wait()
+	least, most := got[0].Load(), got[0].Load()
+	for i := range got {
+		least, most = min(least, got[i].Load()), max(most, got[i].Load())
+	}
+	if least*2 < most {
+		t.Errorf("least %d, most %d bytes", least, most)
+	}
+}
+
+func TestFlowCap(t *testing.T) {
+	p := tcpPair(t, Config{MaxFlows: 10})
+	p.agent.cfg.MaxFlows = 20
+	var all []*Flow
+	for range 10 {
+		a, g := p.open(t, false)
+		all = append(all, a, g)
+	}
+	f, err := p.agent.Start(false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var re *RefusedError
+	if _, err := f.Wait(t.Context()); !errors.As(err, &re) || re.Reason != reason.FlowLimit {
+		t.Errorf("the eleventh flow: %v", err)
+	}
+	for _, f := range all {
+		f.Close()
+	}
+	a, g := p.open(t, false)
+	a.Close()
+	g.Close()
+}
+
+func TestThousandFlows(t *testing.T) {
+	p := tcpPair(t, Config{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 1000 {
+			g := <-p.gh.flows
+			wg.Go(func() { // echo
+				g.WriteTo(g)
+				g.Close()
+			})
+		}
+	})
+	for i := range 1000 {
+		wg.Go(func() {
+			f, err := p.agent.Start(false, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := f.Wait(context.Background()); err != nil {
+				t.Error(err)
+				return
+			}
+			want := fmt.Sprintf("flow %d", i)
+			f.Write([]byte(want))
+			f.CloseWrite()
+			if got := readAll(t, f); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			f.Close()
+		})
+	}
+	wg.Wait()
+	if s := p.gateway.Stats(); s.Flows != 0 || s.Credit != 0 {
+		t.Errorf("left %+v", s)
+	}
+}
+
+func TestTunnelEndResetsEveryFlow(t *testing.T) {
+	p := tcpPair(t, Config{})
+	a, g := p.open(t, false)
+	p.gateway.Close(reason.RenewalMissed)
+	var re *ResetError
+	if _, err := a.Read(make([]byte, 1)); !errors.As(err, &re) || re.Reason != reason.RenewalMissed || !re.Remote {
+		t.Errorf("agent: %v", err)
+	}
+	if _, err := g.Read(make([]byte, 1)); !errors.As(err, &re) || re.Reason != reason.RenewalMissed {
+		t.Errorf("gateway: %v", err)
+	}
+	a.Close()
+	g.Close()
+	p.wg.Wait()
+	var ce *ClosedError
+	if !errors.As(p.agentErr, &ce) || ce.Reason != reason.RenewalMissed || !ce.Remote {
+		t.Errorf("agent's Run: %v", p.agentErr)
+	}
+	if _, err := p.agent.Start(false, nil); err == nil {
+		t.Error("a tunnel that ended opens flows")
+	}
+}
