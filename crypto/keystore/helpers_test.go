@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/emmansun/gmsm/sm2"
 	"github.com/emmansun/gmsm/smx509"
 )
 
@@ -43,4 +44,14 @@ func decodeBase64(t testing.TB, data []byte) []byte {
 		t.Fatalf("no PEM block in %q", data)
 	}
 	return block.Bytes
+}
+
+// privateNumber returns the private number of an SM2 key.
+func privateNumber(t testing.TB, k *sm2.PrivateKey) []byte {
+	t.Helper()
+	e, err := k.ECDH()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Bytes()
 }

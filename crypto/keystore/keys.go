@@ -224,6 +224,9 @@ func (s *Store) Promote(from, to string) error {
 		}
 		s.keys[to] = key
 		delete(s.keys, from)
+		if err := syncDir(s.cfg.Dir); err != nil { // the chain must not move first
+			return fmt.Errorf("promote key %s to %s: %w", from, to, cause(err))
+		}
 	}
 	err = os.Rename(s.file(from, certExt), s.file(to, certExt))
 	if err == nil {

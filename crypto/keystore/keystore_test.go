@@ -123,7 +123,7 @@ func TestGCR002_M26_KeysAreEncryptedAtRest(t *testing.T) {
 		case *ecdsa.PrivateKey:
 			d, err = k.Bytes()
 		case *sm2.PrivateKey:
-			d = k.D.FillBytes(make([]byte, 32))
+			d = privateNumber(t, k)
 		}
 		if err != nil || len(d) != 32 {
 			t.Fatalf("private number of %s: %d bytes, %v", name, len(d), err)
