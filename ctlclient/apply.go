@@ -143,7 +143,7 @@ func (g *Gateway) give(ctx context.Context, v verified) error {
 		err = g.cfg.Handler.Grants(ctx, list)
 	} else {
 		list := l.policies()
-		g.cur.recent = after(g.cur.recent, v.since)
+		g.cur.recent = arrivedAfter(g.cur.recent, v.arrived)
 		list.Locks = mergeLocks(list.Locks, g.cur.recent)
 		list.Store = store
 		err = g.cfg.Handler.Policies(ctx, list)
@@ -188,8 +188,34 @@ func (g *Gateway) inForceNow(name wire.ListName, version uint64, notAfter time.T
 	})
 }
 
+// How a delta stands to the version in force.
+type standing uint8
+
+const (
+	follows standing = iota // it changes the version in force: all of it counts
+	part                    // a further part of the change in force
+	late                    // older: only what no list of grants carries
+	gap                     // changes are missing: what it takes away, and a pull
+)
+
+func (g *Gateway) standing(d *Delta) standing {
+	cur := g.cur.grants
+	switch {
+	case cur == 0:
+		return gap
+	case d.From == cur && !d.unclear:
+		return follows
+	case d.To == cur && !d.unclear:
+		return part
+	case d.To < cur:
+		return late
+	}
+	return gap
+}
+
 // applyDelta applies a change. What it takes away holds at once, whether or not
-// it follows the version in force; if it does not, a full list is asked for.
+// it follows the version in force; if changes are missing, the lists are asked
+// for.
 func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack func(wire.Ack)) {
 	d, err := g.verifier.Delta(line)
 	if err != nil {
@@ -200,55 +226,67 @@ func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack fun
 		w.both()
 		return
 	}
-	if d.To <= g.state.of(wire.GrantsList).Highest {
-		if d.To <= g.cur.grants {
-			ack(wire.Ack{List: wire.GrantsList, Version: d.To, Applied: true, Result: reason.OK.Result()})
-		}
-		return // seen before
-	}
-	follows := g.cur.grants != 0 && d.From == g.cur.grants && !d.unclear
+	how := g.standing(d)
 	given := d
-	if !follows {
+	if how != follows {
 		given = d.narrow()
+	}
+	switch how {
+	case late:
+		given.Remove = nil // the grants in force are newer
+	case gap:
 		w.both()
 	}
 	g.remember(d, line)
 	if len(d.Locks)+len(d.Unlocks) > 0 {
-		w.want(wire.PoliciesList) // whose manifest has the locks for the next start
+		// The manifest of the policies has the locks as they are, and keeps them
+		// for the next start.
+		g.pullWhole(wire.PoliciesList, how != follows)
+		w.want(wire.PoliciesList)
 	}
 	full := false
 	store := sync.OnceValue(func() (err error) { full, err = g.state.append(line); return err })
 	given.Store = store
 	g.state.saw(wire.GrantsList, d.To, "")
 	g.badRows(wire.GrantsList, d.Faults)
-	if follows || given.takesAway() {
-		err = g.cfg.Handler.Delta(ctx, given)
+	if how == follows || given.takesAway() {
+		if err = g.cfg.Handler.Delta(ctx, given); err == nil {
+			g.notStored(store())
+		}
 	}
-	if err == nil && (follows || given.takesAway()) {
-		g.notStored(store())
-	}
-	a := wire.Ack{List: wire.GrantsList, Version: d.To, Applied: follows && err == nil, Result: reason.OK.Result()}
+	a := wire.Ack{List: wire.GrantsList, Version: d.To, Applied: err == nil, Result: reason.OK.Result()}
 	switch {
 	case err != nil:
 		g.log.Error("delta not applied", zap.Uint64("to", d.To), zap.Error(err))
 		a.Result = reason.InternalError.Result()
 		w.both()
-	case follows:
+	case how == follows:
 		g.inForceNow(wire.GrantsList, d.To, time.Time{})
-	default:
-		a.Result = reason.ListIncomplete.Result()
 	}
-	ack(a)
+	if how != gap || err != nil { // after a gap the list's own acknowledgement speaks
+		ack(a)
+	}
 	if full {
-		g.mu.Lock()
-		g.whole = true
-		g.mu.Unlock()
+		g.pullWhole(wire.GrantsList, true)
 		w.want(wire.GrantsList)
+	}
+}
+
+// pullWhole makes the next pull of a list unconditional.
+func (g *Gateway) pullWhole(name wire.ListName, yes bool) {
+	if yes {
+		g.mu.Lock()
+		g.whole[name] = true
+		g.mu.Unlock()
 	}
 }
 
 // remember keeps what a full list would not repeat.
 func (g *Gateway) remember(d *Delta, line []byte) {
+	g.mu.Lock()
+	g.arrived++
+	d.arrival = g.arrived
+	g.mu.Unlock()
 	if len(d.Locks)+len(d.Unlocks) > 0 {
 		g.cur.recent = append(g.cur.recent, d)
 		if n := len(g.cur.recent) - maxCarried; n > 0 {
@@ -278,11 +316,11 @@ func (g *Gateway) carriedLines() [][]byte {
 	return lines
 }
 
-// after returns the deltas beyond a version.
-func after(ds []*Delta, version uint64) []*Delta {
+// arrivedAfter returns the deltas that arrived after the n-th.
+func arrivedAfter(ds []*Delta, n uint64) []*Delta {
 	var out []*Delta
 	for _, d := range ds {
-		if d.To > version {
+		if d.arrival > n {
 			out = append(out, d)
 		}
 	}

@@ -276,27 +276,38 @@ func (c *caller) exchange(ctx context.Context, client *http.Client, path, msgTyp
 // answer reads the reply envelope. Nothing that the control center has not
 // signed says anything but that it is down.
 func (c *caller) answer(resp *http.Response, msgType string) (*envelope.Message, error) {
-	switch resp.StatusCode {
-	case http.StatusOK, http.StatusBadRequest:
-	case http.StatusForbidden:
-		return nil, errNotIdentified
-	case http.StatusRequestEntityTooLarge:
-		return nil, &RefusedError{Table: tableOf(msgType), Reason: reason.MessageTooLarge, Result: reason.MessageTooLarge.Result()}
-	default:
-		return nil, fmt.Errorf("%w: HTTP status %d", ErrDown, resp.StatusCode)
-	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxReplyBytes+1))
 	if err != nil {
 		return nil, down(err)
 	}
 	m, err := c.replies.Open(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%w: its answer: %w", ErrDown, withCause(err))
-	}
-	if resp.StatusCode == http.StatusBadRequest || m.Header.MsgType == "T5" || m.Header.MsgType == "T18" {
-		if err := refusal(m, msgType); err != nil {
-			return nil, err
+		switch resp.StatusCode {
+		case http.StatusOK:
+			return nil, fmt.Errorf("%w: its answer: %w", ErrDown, withCause(err))
+		case http.StatusUnauthorized:
+			return nil, fmt.Errorf("%w: HTTP status 401 (it does not know our certificate, or no longer: run yumen enroll)", ErrDown)
+		case http.StatusForbidden:
+			return nil, errNotIdentified
+		case http.StatusRequestEntityTooLarge:
+			return nil, &RefusedError{Table: tableOf(msgType), Reason: reason.MessageTooLarge, Result: reason.MessageTooLarge.Result()}
 		}
+		return nil, fmt.Errorf("%w: HTTP status %d", ErrDown, resp.StatusCode)
+	}
+	if resp.StatusCode != http.StatusOK || m.Header.MsgType == "T5" || m.Header.MsgType == "T18" {
+		err := refusal(m, msgType)
+		var no *RefusedError
+		switch {
+		case err == nil && resp.StatusCode != http.StatusOK:
+			return nil, fmt.Errorf("%w: HTTP status %d", ErrDown, resp.StatusCode)
+		case !errors.As(err, &no):
+			return m, err
+		case no.Reason == reason.InternalError || no.Reason == reason.Overload || no.Reason == reason.Shutdown:
+			return nil, fmt.Errorf("%w: %s", ErrDown, no.Result)
+		case no.Reason == reason.NotAuthenticated:
+			return nil, errNotIdentified
+		}
+		return nil, err
 	}
 	return m, nil
 }

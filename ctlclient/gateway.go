@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"runtime"
 	"sync"
@@ -36,8 +37,8 @@ type GatewayConfig struct {
 
 	GatewayID string          `yaml:"-"` // required
 	DeviceID  string          `yaml:"-"` // required
-	IP        string          `yaml:"-"` // Table 4: where the gateway is reached
-	Port      int             `yaml:"-"` // Table 4
+	IP        string          `yaml:"-"` // Table 4: where the gateway is reached; default: the address that the control center sees
+	Port      int             `yaml:"-"` // Table 4; default 443
 	Keys      *keystore.Store `yaml:"-"` // tls, sign, enc and the trust files; required
 	Handler   Handler         `yaml:"-"` // required
 	Profile   wire.Profile    `yaml:"-"`
@@ -91,7 +92,27 @@ func (c *GatewayConfig) setDefaults() error {
 			errs = append(errs, fmt.Errorf("make control link: no %s", name))
 		}
 	}
+	if c.IP == "" {
+		c.IP = outboundIP(c.URL)
+	}
+	if c.Port == 0 {
+		c.Port = 443
+	}
 	return errors.Join(errs...)
+}
+
+// outboundIP returns the address from which this host would reach the control
+// center. No packet is sent.
+func outboundIP(base string) string {
+	if u, err := url.Parse(base); err == nil {
+		if conn, err := net.Dial("udp", net.JoinHostPort(u.Hostname(), "443")); err == nil {
+			defer conn.Close()
+			if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+				return a.AddrPort().Addr().Unmap().WithZone("").String()
+			}
+		}
+	}
+	return "127.0.0.1"
 }
 
 // Gateway is a gateway's link to its control center. Make one with
@@ -111,9 +132,10 @@ type Gateway struct {
 	cur current // owned by the goroutine that applies
 
 	mu        sync.Mutex
-	status    GatewayStatus // guarded by mu
-	lastEvent string        // guarded by mu; Last-Event-ID: of the last event applied
-	whole     bool          // guarded by mu; the next pull of the grants is unconditional
+	status    GatewayStatus          // guarded by mu
+	lastEvent string                 // guarded by mu; Last-Event-ID: of the last event applied
+	arrived   uint64                 // guarded by mu; deltas so far
+	whole     map[wire.ListName]bool // guarded by mu; lists whose next pull is unconditional
 }
 
 // NewGateway checks cfg, reads the keys and opens the state folder. Nothing
@@ -145,19 +167,21 @@ func NewGateway(cfg GatewayConfig) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := openState(cfg.StateDir)
-	if err != nil {
-		return nil, err
-	}
 	g := &Gateway{
-		cfg: cfg, call: call, verifier: v, state: st, log: cfg.Logger,
-		verified: make(chan verified), sync: make(chan struct{}, 1),
+		cfg: cfg, call: call, verifier: v, log: cfg.Logger,
+		verified: make(chan verified), sync: make(chan struct{}, 1), whole: map[wire.ListName]bool{},
 	}
 	g.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T4": "/identity", "T10": "/status", "T11": "/alerts"})
 	g.reports.alert = g.alertMessage
 	g.reports.own = cfg.Alerts
 	if cfg.Alerts == nil {
 		g.reports.own = g.reports
+	}
+	if _, err := wire.Encode(g.identity()); err != nil {
+		return nil, fmt.Errorf("make control link: %w", err)
+	}
+	if g.state, err = openState(cfg.StateDir); err != nil {
+		return nil, err
 	}
 	return g, nil
 }
@@ -187,14 +211,13 @@ func alertLevel(a alert.Alert) alert.Level {
 	return alert.Warning
 }
 
-// maxAlertContent bounds exceptionAlertContent in bytes.
-const maxAlertContent = 4096
+// maxAlertContent bounds exceptionAlertContent, in characters.
+const maxAlertContent = 2000
 
-// alertContent is exceptionAlertContent in Chinese and English, on one line.
+// alertContent is exceptionAlertContent in Chinese and in English.
 func alertContent(a alert.Alert, device string) string {
-	a.Detail = audit.Clean(a.Detail, 1024)
-	s := a.Content(reason.Chinese, device) + " | " + a.Content(reason.English, device)
-	return audit.Clean(s, maxAlertContent)
+	a.Detail = audit.Clean(a.Detail, 500)
+	return wire.CleanText(a.Content(reason.Chinese, device)+" | "+a.Content(reason.English, device), maxAlertContent)
 }
 
 // Sync asks for a full pull of both lists as soon as the link is up.

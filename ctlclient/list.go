@@ -78,6 +78,8 @@ type Delta struct {
 	// unclear: a bad row does not say whose it is, so only the full list can
 	// tell what it should replace.
 	unclear bool
+
+	arrival uint64 // counts deltas as they come
 }
 
 // Handler takes what the control center decides. The calls come one after the

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,7 +32,7 @@ func (g *Gateway) load(ctx context.Context) {
 	}
 	if l := g.loadList(wire.PoliciesList); l != nil {
 		p := l.policies()
-		p.Locks = mergeLocks(p.Locks, after(deltas, g.state.of(wire.PoliciesList).Since))
+		p.Locks = mergeLocks(p.Locks, g.sinceLocks(deltas))
 		if err := g.cfg.Handler.Policies(ctx, p); err != nil {
 			g.log.Error("stored policies not applied", zap.Error(err))
 			return
@@ -42,7 +43,7 @@ func (g *Gateway) load(ctx context.Context) {
 		g.loadGrants(ctx, deltas)
 	}
 	d := &Delta{NarrowOnly: true, To: g.cur.grants, Time: g.cfg.Now()}
-	d.Locks = mergeLocks(nil, after(deltas, g.state.of(wire.PoliciesList).Since))
+	d.Locks = mergeLocks(nil, g.sinceLocks(deltas))
 	for _, x := range deltas {
 		d.Revoke = append(d.Revoke, x.Revoke...)
 	}
@@ -51,6 +52,12 @@ func (g *Gateway) load(ctx context.Context) {
 			g.log.Error("stored locks not applied", zap.Error(err))
 		}
 	}
+}
+
+// sinceLocks returns the deltas whose locks the stored policies may lack.
+func (g *Gateway) sinceLocks(ds []*Delta) []*Delta {
+	since := g.state.of(wire.PoliciesList).Since
+	return slices.DeleteFunc(slices.Clone(ds), func(d *Delta) bool { return d.To < since })
 }
 
 // loadGrants folds the deltas into the stored grants and gives them out.
@@ -62,7 +69,7 @@ func (g *Gateway) loadGrants(ctx context.Context, deltas []*Delta) {
 	list := l.grants()
 	for _, d := range deltas {
 		switch {
-		case d.To <= list.Version: // older than the list: carried for its locks
+		case d.To < list.Version: // carried for its locks
 		case d.From == list.Version && !d.unclear:
 			list.Rows = d.fold(list.Rows)
 			list.Version = d.To

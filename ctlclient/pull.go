@@ -40,8 +40,11 @@ type verified struct {
 	list  *list // nil: refused, for err
 	err   *ListError
 	down  *download
-	since uint64 // the grants' version when the pull began: its locks are in the list
-	done  chan struct{}
+	since uint64 // the grants' version when the pull began
+	// arrived is how many deltas had come when the pull began: their locks are
+	// in the list.
+	arrived uint64
+	done    chan struct{}
 }
 
 // pull fetches a list for each wish and hands it over, verified. A list that is
@@ -68,7 +71,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 		return err
 	}
 	req.Header.Set("Accept", "application/x-ndjson")
-	have, since := g.have(name)
+	have, since, arrived := g.have(name)
 	if have != "" {
 		req.Header.Set("If-None-Match", have)
 	}
@@ -93,7 +96,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 	body := &stallReader{r: resp.Body, limit: g.cfg.RequestTimeout, stop: cancel}
 	l, err := g.verifier.read(io.TeeReader(body, d), name, g.state.floor(name), g.cfg.Now)
 	body.stopWatch()
-	v := verified{name: name, list: l, down: d, since: since, done: make(chan struct{})}
+	v := verified{name: name, list: l, down: d, since: since, arrived: arrived, done: make(chan struct{})}
 	if err != nil && !errors.As(err, &v.err) {
 		return down(err)
 	}
@@ -114,8 +117,8 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 
 // have returns the entity tag of the list in force, or "" when the list should
 // come whole: there is none, or half of its life is over and the same version
-// may have a new one. since is the grants' version in force.
-func (g *Gateway) have(name wire.ListName) (etag string, since uint64) {
+// may have a new one; and how far the deltas are.
+func (g *Gateway) have(name wire.ListName) (etag string, since, arrived uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := &g.status
@@ -123,14 +126,12 @@ func (g *Gateway) have(name wire.ListName) (etag string, since uint64) {
 	if name == wire.PoliciesList {
 		version, at, end = s.PolicyVersion, s.PolicyAt, s.PolicyNotAfter
 	}
-	if name == wire.GrantsList && g.whole {
-		g.whole = false
-		return "", s.GrantsVersion
+	whole := g.whole[name]
+	delete(g.whole, name)
+	if now := g.cfg.Now(); whole || version == 0 || end.Sub(now) < now.Sub(at) {
+		return "", s.GrantsVersion, g.arrived
 	}
-	if now := g.cfg.Now(); version == 0 || end.Sub(now) < now.Sub(at) {
-		return "", s.GrantsVersion
-	}
-	return fmt.Sprintf("%q", fmt.Sprintf("%s-%d", name, version)), s.GrantsVersion
+	return fmt.Sprintf("%q", fmt.Sprintf("%s-%d", name, version)), s.GrantsVersion, g.arrived
 }
 
 // stallReader ends a request whose body stands still.

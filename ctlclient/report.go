@@ -15,7 +15,6 @@ import (
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/alert"
-	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -191,8 +190,6 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 	_, err := r.call.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, e.Class == ClassAlert)
 	var no *RefusedError
 	switch {
-	case errors.As(err, &no) && no.Reason == reason.NotAuthenticated:
-		return errNotIdentified
 	case errors.As(err, &no):
 		r.rejected.Add(1)
 		r.log.Error("report refused by the control center", zap.String("type", p.Type), zap.String("result", no.Result))

@@ -80,7 +80,7 @@ func (g *Gateway) Resolve(ctx context.Context, issuer, subj string) (userID stri
 	case err == nil:
 		g.subjects.put(q, subject{userID, now})
 		return userID, reason.OK
-	case errors.As(err, &no) && no.Reason != reason.NotAuthenticated:
+	case errors.As(err, &no):
 		g.subjects.put(q, subject{"", now})
 		return "", reason.SubjectUnmapped
 	case ok && known.userID != "" && now.Sub(known.at) < subjectStale:

@@ -12,7 +12,6 @@ import (
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/alert"
-	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -220,7 +219,7 @@ func (g *Gateway) acknowledge(ctx context.Context, acks <-chan wire.Ack) error {
 			}
 			_, err = g.call.post(ctx, "/acks", envelope.Header{MsgType: wire.TypeAck}, body, false)
 			var no *RefusedError
-			if errors.As(err, &no) && no.Reason != reason.NotAuthenticated {
+			if errors.As(err, &no) {
 				g.log.Warn("acknowledgement refused", zap.Uint64("version", a.Version), zap.String("result", no.Result))
 				continue
 			}
