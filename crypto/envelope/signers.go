@@ -13,7 +13,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
-// extSigner is the header's extension that carries a list signer's chain.
+// extSigner is the header's extension that carries a signer's chain.
 const extSigner = "signer"
 
 const maxSignerChain = 4
@@ -61,23 +61,40 @@ func ListSigner(roots *smx509.CertPool, now func() time.Time) func(*Header) (*sm
 }
 
 func listSigner(h *Header, roots *smx509.CertPool, at time.Time) (*smx509.Certificate, error) {
+	leaf, err := headerChain(h, roots, at)
+	if err != nil {
+		return nil, err
+	}
+	id, err := certid.OfSM(leaf)
+	if err != nil {
+		return nil, fmt.Errorf("verify list signer: %w", err)
+	}
+	if id.ListSigner != h.Sender {
+		return nil, fmt.Errorf("verify list signer: the certificate is for lists of %q, not of %s", id.ListSigner, clip(h.Sender))
+	}
+	return leaf, nil
+}
+
+// headerChain returns the leaf of the chain in the header's extension "signer",
+// verified under roots at the time at.
+func headerChain(h *Header, roots *smx509.CertPool, at time.Time) (*smx509.Certificate, error) {
 	if roots == nil {
-		return nil, errors.New("no list root is pinned")
+		return nil, errors.New("no root is pinned")
 	}
 	var text string
 	if err := json.Unmarshal(h.Ext[extSigner], &text); err != nil {
-		return nil, fmt.Errorf("read list signer: %w", err)
+		return nil, fmt.Errorf("read signer: %w", err)
 	}
 	der, err := b64.DecodeString(text)
 	if err != nil {
-		return nil, fmt.Errorf("read list signer: %w", err)
+		return nil, fmt.Errorf("read signer: %w", err)
 	}
 	chain, err := smx509.ParseCertificates(der)
 	if err != nil {
-		return nil, fmt.Errorf("read list signer: %w", err)
+		return nil, fmt.Errorf("read signer: %w", err)
 	}
 	if len(chain) == 0 || len(chain) > maxSignerChain {
-		return nil, fmt.Errorf("read list signer: %d certificates, 1 to %d are possible", len(chain), maxSignerChain)
+		return nil, fmt.Errorf("read signer: %d certificates, 1 to %d are possible", len(chain), maxSignerChain)
 	}
 	between := smx509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -88,14 +105,26 @@ func listSigner(h *Header, roots *smx509.CertPool, at time.Time) (*smx509.Certif
 		Roots: roots, Intermediates: between, CurrentTime: at,
 		KeyUsages: []smx509.ExtKeyUsage{smx509.ExtKeyUsageAny},
 	}); err != nil {
-		return nil, fmt.Errorf("verify list signer: %w", err)
-	}
-	id, err := certid.OfSM(leaf)
-	if err != nil {
-		return nil, fmt.Errorf("verify list signer: %w", err)
-	}
-	if id.ListSigner != h.Sender {
-		return nil, fmt.Errorf("verify list signer: the certificate is for lists of %q, not of %s", id.ListSigner, clip(h.Sender))
+		return nil, fmt.Errorf("verify signer: %w", err)
 	}
 	return leaf, nil
+}
+
+// PartySigner returns a Resolve function for links on which the receiver does
+// not keep every peer's certificate: it takes the chain from the header's
+// extension "signer" and verifies it under roots, the message root, at the time
+// of now (default time.Now). That the certificate is the sender's own is
+// checked by [Receiver.Open]; that the sender is the peer of the channel is the
+// caller's check.
+func PartySigner(roots *smx509.CertPool, now func() time.Time) func(*Header) (*smx509.Certificate, error) {
+	if now == nil {
+		now = time.Now
+	}
+	return func(h *Header) (*smx509.Certificate, error) {
+		leaf, err := headerChain(h, roots, now())
+		if err != nil {
+			return nil, reject(reason.MessageSignature, err)
+		}
+		return leaf, nil
+	}
 }
