@@ -308,3 +308,21 @@ func TestGCR002_M33_M96_ConditionalFields(t *testing.T) {
 		}
 	}
 }
+
+func TestGCR002_M94_AuthenticationMethods(t *testing.T) {
+	base := string(sample(16).JSON())
+	for method, take := range map[string]bool{"1": true, "2": true, "0": false, "3": false, `"1"`: false} {
+		m, err := Decode[Authentication]([]byte(strings.Replace(base, `"userAuthenticationMethod":1`, `"userAuthenticationMethod":`+method, 1)), Lax)
+		if (err == nil) != take {
+			t.Errorf("method %s: %+v, %v", method, m, err)
+		}
+	}
+	// Q25: without factors it is the identity report.
+	m, err := Decode[Authentication](sample(16).without("userAuthenticationList").JSON(), Strict)
+	if err != nil || m.UserAuthenticationList != nil {
+		t.Errorf("identity report: %+v, %v", m, err)
+	}
+	if b, err := Encode(m); err != nil || strings.Contains(string(b), "userAuthenticationList") {
+		t.Errorf("identity report: sent %s, %v", b, err)
+	}
+}

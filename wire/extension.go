@@ -7,6 +7,7 @@ import (
 
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // The messages of this file are Yumen's documented extensions (Q33): the
@@ -225,11 +226,17 @@ type ResourceFacts struct {
 // may say more. If M has a Check method, it must agree.
 func DecodeExtension[M any](raw []byte) (*M, error) {
 	if len(raw) > MaxMessage {
-		return nil, fmt.Errorf("decode %T: %d bytes, at most %d", *new(M), len(raw), MaxMessage)
+		return nil, fmt.Errorf("decode %T: %w: %d bytes, at most %d", *new(M), ErrTooLarge, len(raw), MaxMessage)
+	}
+	if nested(raw) > MaxDepth {
+		return nil, fmt.Errorf("decode %T: %w: at most %d levels", *new(M), ErrTooDeep, MaxDepth)
 	}
 	m := new(M)
 	if err := json.Unmarshal(raw, m); err != nil {
 		return nil, fmt.Errorf("decode %T: %w", *m, err)
+	}
+	if jsontext.Value(raw).Kind() != jsontext.KindBeginObject { // null leaves m empty and is no error
+		return nil, fmt.Errorf("decode %T: not an object", *m)
 	}
 	if c, ok := any(m).(interface{ Check() error }); ok {
 		if err := c.Check(); err != nil {
