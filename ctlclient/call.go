@@ -273,6 +273,26 @@ func (c *caller) exchange(ctx context.Context, client *http.Client, path, msgTyp
 	return c.answer(resp, msgType)
 }
 
+// get fetches one signed message of the type named.
+func (c *caller) get(ctx context.Context, path, msgType string) (*envelope.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.kept.Do(req)
+	if err != nil {
+		return nil, down(err)
+	}
+	defer resp.Body.Close()
+	m, err := c.answer(resp, msgType)
+	if err == nil && m.Header.MsgType != msgType {
+		return nil, fmt.Errorf("%w: %s instead of %s", ErrDown, m.Header.MsgType, msgType)
+	}
+	return m, err
+}
+
 // answer reads the reply envelope. Nothing that the control center has not
 // signed says anything but that it is down.
 func (c *caller) answer(resp *http.Response, msgType string) (*envelope.Message, error) {

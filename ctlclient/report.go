@@ -45,6 +45,8 @@ type reporter struct {
 	own   alert.Sink // for the link's own alerts
 	path  map[string]string
 	alert func(alert.Alert) (msgType string, m wire.Message)
+	// replied, if set, sees each answer.
+	replied func(*Report, *envelope.Message)
 
 	queue    chan alert.Alert
 	refused  atomic.Uint64 // alerts that found queue full
@@ -187,7 +189,7 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 		r.log.Error("report of the outbox cannot be read", zap.Stringer("class", e.Class), zap.Uint64("seq", e.Seq))
 		return r.out.Ack(e.Class, e.Seq)
 	}
-	_, err := r.call.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, e.Class == ClassAlert)
+	answer, err := r.call.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, e.Class == ClassAlert)
 	var no *RefusedError
 	switch {
 	case errors.As(err, &no):
@@ -203,6 +205,9 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 		r.mu.Lock()
 		r.sent[p.Type] = now
 		r.mu.Unlock()
+		if r.replied != nil {
+			r.replied(&p, answer)
+		}
 	}
 	return r.out.Ack(e.Class, e.Seq)
 }
