@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/tunnel/mux"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -30,9 +31,6 @@ type flow struct {
 	why    atomic.Uint32
 	once   sync.Once
 }
-
-// errCut is why a flow's copies ended when cut ended them.
-var errCut = errors.New("cut")
 
 // cut ends f for r at once, on both sides. The first call counts. It does not
 // block and is not called under a lock.
@@ -144,6 +142,15 @@ func (a *Agent) relay(f *flow, local net.Conn) {
 	err = errors.Join(err, <-done)
 	local.Close()
 	a.drop(f)
+	var gone *mux.ResetError
+	if f.why.Load() == 0 && errors.As(err, &gone) && gone.Reason != reason.TunnelClosed {
+		// The gateway ended it: the person learns why, not only that.
+		a.log.Warn("flow closed by the gateway", zap.String("app_id", f.res.AppID), zap.Stringer("upstream", f.res.Addr), zap.Stringer("reason", gone.Reason))
+		a.notices.add(Notice{Time: a.cfg.Now(), Kind: "gateway", Level: 2, AppID: f.res.AppID, Reason: gone.Reason.Code(), Words: sentence(gone.Reason, "the connection was closed")})
+		if gone.Reason > 200 && gone.Reason < 400 {
+			a.hint(200 * time.Millisecond)
+		}
+	}
 	if ce := a.log.Check(zap.DebugLevel, "flow ended"); ce != nil {
 		ce.Write(zap.String("app_id", f.res.AppID), zap.Error(err))
 	}

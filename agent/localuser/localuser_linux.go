@@ -14,23 +14,21 @@ const Supported = true
 
 const (
 	sockDiagByFamily = 20 // linux/sock_diag.h: SOCK_DIAG_BY_FAMILY
-	tcpEstablished   = 1
+	anyState         = 0xfff
 	diagRequestLen   = 56 // struct inet_diag_req_v2
 	diagAnswerLen    = 72 // struct inet_diag_msg
 	netlinkHeaderLen = 16
 )
 
 // socket is what the kernel says of one socket.
-type socket struct {
-	uid, inode uint32
-	state      uint8
-}
+type socket struct{ uid, inode uint32 }
 
-// owner demands a socket that a process still holds: one that was closed with
-// data under way lives on without an inode, and some kernels then give its
-// owner as 0. Half-closed clients are refused alike.
+// owner demands a socket that a process still holds, which has an inode: one
+// that was closed with data under way lives on without, and some kernels then
+// give its owner as 0. The kernel reads the owner before the inode, so that an
+// inode vouches for the owner.
 func (s socket) owner() (uint32, error) {
-	if s.inode == 0 || s.state != tcpEstablished {
+	if s.inode == 0 {
 		return 0, ErrNotFound
 	}
 	return s.uid, nil
@@ -98,7 +96,7 @@ func diagRequest(src, dst netip.AddrPort) []byte {
 	ne.PutUint16(b[6:], unix.NLM_F_REQUEST)
 	q := b[netlinkHeaderLen:]
 	q[0], q[1] = family(src), unix.IPPROTO_TCP
-	ne.PutUint32(q[4:], 1<<tcpEstablished) // states
+	ne.PutUint32(q[4:], anyState)
 	be.PutUint16(q[8:], src.Port())
 	be.PutUint16(q[10:], dst.Port())
 	copy(q[12:28], src.Addr().AsSlice())
@@ -137,5 +135,5 @@ func parseDiag(b []byte, src, dst netip.AddrPort) (socket, error) {
 	if be.Uint16(p[4:]) != src.Port() || be.Uint16(p[6:]) != dst.Port() {
 		return socket{}, errors.New("read sock_diag: the answer is for another socket")
 	}
-	return socket{state: p[1], uid: ne.Uint32(p[64:]), inode: ne.Uint32(p[68:])}, nil
+	return socket{uid: ne.Uint32(p[64:]), inode: ne.Uint32(p[68:])}, nil
 }

@@ -86,7 +86,7 @@ func TestPeerIsTheUserWhoConnected(t *testing.T) {
 				src, _ := addrPort(c.RemoteAddr())
 				dst, _ := addrPort(c.LocalAddr())
 				s, err := procNet("tcp", src, dst, false)
-				if err != nil || s.uid != uid || s.inode == 0 || s.state != tcpEstablished {
+				if err != nil || s.uid != uid || s.inode == 0 {
 					t.Errorf("/proc/net: got %+v, %v, want uid %d", s, err, uid)
 				}
 			})
@@ -139,6 +139,30 @@ func TestAClosedSocketBelongsToNobody(t *testing.T) {
 	client.Close()
 	if got, err := Peer(c); err == nil {
 		t.Errorf("got uid %d of a closed socket, want an error", got)
+	}
+}
+
+func TestAHalfClosedClientIsStillItsUsers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := client.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Peer(c); err != nil || got != uint32(os.Getuid()) {
+		t.Errorf("got %d, %v", got, err)
 	}
 }
 

@@ -59,13 +59,12 @@ func scanProc(r io.Reader, src, dst netip.AddrPort, unconnected bool) (socket, e
 		if !connected && !open {
 			continue
 		}
-		state, e1 := strconv.ParseUint(f[3], 16, 8)
-		uid, e2 := strconv.ParseUint(f[7], 10, 32)
-		inode, e3 := strconv.ParseUint(f[9], 10, 32)
-		if err := errors.Join(e1, e2, e3); err != nil {
+		uid, e1 := strconv.ParseUint(f[7], 10, 32)
+		inode, e2 := strconv.ParseUint(f[9], 10, 32)
+		if err := errors.Join(e1, e2); err != nil {
 			return socket{}, fmt.Errorf("read socket table: %w", err)
 		}
-		return socket{uid: uint32(uid), inode: uint32(inode), state: uint8(state)}, nil
+		return socket{uid: uint32(uid), inode: uint32(inode)}, nil
 	}
 	if err := sc.Err(); err != nil {
 		return socket{}, err
