@@ -21,7 +21,7 @@ func FormatTime(t time.Time) string { return t.UTC().Format(TimeLayout) }
 // the lax profile does (Q8), but no offset other than Z.
 func ParseTime(s string) (time.Time, error) {
 	// time.Parse would also take an hour of one digit and a comma.
-	if len(s) >= len(TimeLayout) && s[13] == ':' && (s[19] == 'Z' || s[19] == '.') {
+	if len(s) >= len(TimeLayout) && (s[19] == 'Z' || s[19] == '.') {
 		if t, err := time.Parse(TimeLayout, s); err == nil {
 			return t, nil
 		}
