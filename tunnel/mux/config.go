@@ -24,6 +24,12 @@ type Handler interface {
 type Config struct {
 	Handler Handler // required
 
+	// Answer opens the payload of the gateway's answer to an OPEN, on the
+	// reader's goroutine and so in the order of the answers; it copies what it
+	// returns. A reason other than OK ends the tunnel. Default: a copy. The
+	// agent's end only.
+	Answer func(payload []byte) ([]byte, reason.Reason)
+
 	MaxFlows  int // flows at once; default 1024
 	Window    int // credit of a flow in bytes; default 256 KiB
 	MinWindow int // what a flow has at least; default 16 KiB
@@ -59,6 +65,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Farewell == 0 {
 		c.Farewell = 100 * time.Millisecond
+	}
+	if c.Answer == nil {
+		c.Answer = func(p []byte) ([]byte, reason.Reason) { return append([]byte(nil), p...), reason.OK }
 	}
 	if c.Keeper == nil {
 		c.Keeper = NewKeeper(10 * time.Second)

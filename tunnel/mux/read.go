@@ -235,8 +235,13 @@ func (s *Session) onAnswer(id uint32, window int, p []byte) reason.Reason {
 	if f == nil {
 		return r
 	}
-	why := reason.Reason(binary.BigEndian.Uint16(p))
-	if !f.opened(window, why, append([]byte(nil), p[2:]...)) {
+	why, p := reason.Reason(binary.BigEndian.Uint16(p)), p[2:]
+	if len(p) > 0 {
+		if p, r = s.cfg.Answer(p); r != reason.OK {
+			return r
+		}
+	}
+	if !f.opened(window, why, p) {
 		return reason.FrameMalformed
 	}
 	if why != reason.OK {
