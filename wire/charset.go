@@ -73,7 +73,12 @@ func (c class) fault(s string) string {
 // spaces at the ends go, and what is beyond most characters is cut off; 0 is no
 // limit. Details of errors pass through it, so that no alert is lost to a
 // character.
-func CleanText(s string, most int) string {
+func CleanText(s string, most int) string { return hans.clean(s, most) }
+
+// CleanResult is [CleanText] for result, which holds no Chinese (Q29).
+func CleanResult(s string, most int) string { return ans.clean(s, most) }
+
+func (c class) clean(s string, most int) string {
 	var b strings.Builder
 	n := 0
 	for _, r := range strings.TrimLeft(s, " \t\r\n") {
@@ -84,7 +89,7 @@ func CleanText(s string, most int) string {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':
 			r = ' '
-		case !hans.has(r):
+		case !c.has(r):
 			r = '?'
 		}
 		b.WriteRune(r)

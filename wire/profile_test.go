@@ -340,3 +340,10 @@ func TestCleanTextIsAlwaysTaken(t *testing.T) {
 		}
 	}
 }
+
+func TestQ29_CleanResultIsAlwaysTaken(t *testing.T) {
+	got := CleanResult(" YM-613 MESSAGE_INVALID: Table 1\nstate，2 ", 0)
+	if want := "YM-613 MESSAGE_INVALID: Table 1 state?2"; got != want || (Reply{Failure, got}).Validate(Strict) != nil {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
