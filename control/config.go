@@ -28,11 +28,11 @@ type Config struct {
 	AuditFile      string   `yaml:"audit_file"`      // default data_dir/audit.jsonl
 
 	TokenLife    time.Duration `yaml:"token_life"`     // life of an 11-character token; default 10m
+	SessionLife  time.Duration `yaml:"session_life"`   // a user must sign in again after it; default 12h
 	ListLife     time.Duration `yaml:"list_life"`      // notAfter of a list, from its making; default 24h
 	AckWait      time.Duration `yaml:"ack_wait"`       // longest wait for gateways before T18 is answered; default and most 500ms
 	Heartbeat    time.Duration `yaml:"heartbeat"`      // comment on an idle push stream; default 10s
-	EventBuffer  int           `yaml:"event_buffer"`   // events a push stream may lag behind; default 256
-	HistoryDepth int           `yaml:"history_depth"`  // revisions a push stream may resume from; default 4096
+	HistoryDepth int           `yaml:"history_depth"`  // changes that a push stream may lag behind or resume from; default 4096
 	PasswordHash string        `yaml:"password_hash"`  // argon2id (default) or pbkdf2-sm3
 	StrictWire   bool          `yaml:"strict"`         // the standard's letter for messages that arrive
 	PlainAllowed bool          `yaml:"allow_plain"`    // take messages of agents whose body is not sealed
@@ -88,10 +88,10 @@ func (c *Config) defaults() {
 	or(&c.AdminSocket, filepath.Join(c.DataDir, "admin.sock"))
 	or(&c.AuditFile, filepath.Join(c.DataDir, "audit.jsonl"))
 	or(&c.TokenLife, 10*time.Minute)
+	or(&c.SessionLife, 12*time.Hour)
 	or(&c.ListLife, 24*time.Hour)
 	or(&c.AckWait, 500*time.Millisecond)
 	or(&c.Heartbeat, 10*time.Second)
-	or(&c.EventBuffer, 256)
 	or(&c.HistoryDepth, 4096)
 	or(&c.PasswordHash, "argon2id")
 	or(&c.EnrolLife, time.Hour)
@@ -142,7 +142,7 @@ func (c *Config) Validate() error {
 		fault("token_life", "%v is below 1m", c.TokenLife)
 	}
 	for path, d := range map[string]time.Duration{
-		"list_life": c.ListLife, "heartbeat": c.Heartbeat, "enrolment_life": c.EnrolLife, "cert_life": c.CertLife,
+		"list_life": c.ListLife, "session_life": c.SessionLife, "heartbeat": c.Heartbeat, "enrolment_life": c.EnrolLife, "cert_life": c.CertLife,
 		"lockout.window": c.Lockout.Window, "lockout.duration": c.Lockout.Duration,
 	} {
 		if d < 0 {
@@ -150,7 +150,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	for path, n := range map[string]int{
-		"event_buffer": c.EventBuffer, "history_depth": c.HistoryDepth,
+		"history_depth":    c.HistoryDepth,
 		"lockout.attempts": c.Lockout.Attempts, "lockout.per_source": c.Lockout.PerSource,
 	} {
 		if n < 0 {

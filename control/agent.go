@@ -1,0 +1,289 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/control/model"
+	"github.com/yumen-zt/yumen/control/passwd"
+	"github.com/yumen-zt/yumen/control/store"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// typePassword is the static password of Table 17, the one factor that local
+// users have.
+const typePassword = 1
+
+// levelPassword is the sign-in level of a password alone.
+const levelPassword = 1
+
+// authenticate is T16 → T18 (§9.3.1). With factors it signs a user in; with an
+// empty list it is the identity report of an agent whose user is signed in
+// (§9.2, Q25), and gives a new token when less than half of the old one's life
+// is left.
+func (s *Server) authenticate(ctx context.Context, c *call) answer {
+	m, err := wire.Decode[wire.Authentication](c.Body, s.profile)
+	if err != nil {
+		return refuse("T18", reason.MessageInvalid, err.Error())
+	}
+	refuse := func(r reason.Reason, detail string) answer {
+		a := refuse("T18", r, detail)
+		a.user = m.UserID
+		return a
+	}
+	// 1 Who asks is who holds the channel.
+	switch {
+	case m.AgentID != c.ID:
+		return refuse(reason.AgentMismatch, "agentId "+m.AgentID)
+	case m.DeviceID != c.DeviceID:
+		return refuse(reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	case c.UserID != "" && c.UserID != m.UserID:
+		return refuse(reason.UserMismatch, "the device belongs to another user")
+	case s.locked(c.Party) != nil:
+		return refuse(reason.Locked, s.locked(c.Party).Message)
+	}
+	pair := model.Pair{User: m.UserID, Device: m.DeviceID}
+	now := s.cfg.Now()
+	next := &model.Session{UserID: m.UserID, DeviceID: m.DeviceID, AgentID: m.AgentID, Issued: now}
+	// 2 The proof: a live authentication, or factors.
+	if len(m.UserAuthenticationList) == 0 {
+		old := s.session(pair)
+		if old == nil || old.AgentID != c.ID || !now.Before(old.Expires) || !now.Before(old.Ends) {
+			return refuse(reason.NotAuthenticated, "no user is signed in on this device")
+		}
+		if old.Expires.Sub(now) > s.cfg.TokenLife/2 || old.Ends.Sub(now) <= s.cfg.TokenLife/2 {
+			return s.tokenAnswer(old, "report")
+		}
+		next.AuthTime, next.Ends, next.Level, next.Factors = old.AuthTime, old.Ends, old.Level, old.Factors
+	} else {
+		if m.UserAuthenticationMethod != wire.MethodLocal || len(m.UserAuthenticationList) != 1 || m.UserAuthenticationList[0].AuthenticationType != typePassword {
+			return refuse(reason.LoginFailed, "local users have a static password (type 1) only")
+		}
+		_, why := s.checkPassword(ctx, m.UserID, m.UserAuthenticationList[0].AuthenticationContent, c.remote)
+		if why != reason.OK {
+			return refuse(why, "")
+		}
+		next.AuthTime, next.Ends, next.Level, next.Factors = now, now.Add(s.cfg.SessionLife), levelPassword, []int{typePassword}
+	}
+	next.Expires = now.Add(s.cfg.TokenLife).Truncate(time.Second)
+	if next.Ends.Before(next.Expires) {
+		next.Expires = next.Ends.Truncate(time.Second)
+	}
+	// 3 The token, durable before anybody hears of it.
+	if next.Token, err = wire.NewToken(s.cfg.Rand); err != nil {
+		return refuse(reason.InternalError, err.Error())
+	}
+	rev, err := s.putSession(pair, next)
+	if err != nil {
+		var locked lockedError
+		if errors.As(err, &locked) {
+			return refuse(reason.Locked, "")
+		}
+		s.log.Error("authentication not stored", zap.Error(err))
+		return refuse(reason.InternalError, err.Error())
+	}
+	// 4 The gateways know the token when the agent does.
+	wait, cancel := context.WithTimeout(ctx, s.cfg.AckWait)
+	defer cancel()
+	s.hub.waitAcks(wait, rev, now)
+	return s.tokenAnswer(next, "token")
+}
+
+func (s *Server) session(pair model.Pair) (v *model.Session) {
+	s.view(func(st *model.State) { v = st.Sessions[pair] })
+	return v
+}
+
+// lockedError says that a lock came between the proof and the token.
+type lockedError struct{}
+
+func (lockedError) Error() string { return "a lock is in force" }
+
+// putSession writes v unless the user or device has been locked or removed
+// meanwhile: what the lock's transaction saw as absent must stay absent.
+func (s *Server) putSession(pair model.Pair, v *model.Session) (uint64, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return 0, err
+	}
+	return s.change(func(st *model.State) ([]store.Compare, []store.Op, error) {
+		var compares []store.Compare
+		for _, ref := range []model.LockRef{{Kind: "user", ID: pair.User}, {Kind: "device", ID: pair.Device}, {Kind: "agent", ID: v.AgentID}} {
+			if st.Locks[ref] != nil {
+				return nil, nil, lockedError{}
+			}
+			compares = append(compares, store.Compare{Key: model.LockKey(ref)})
+		}
+		for _, key := range []string{model.KeyUser + pair.User, model.KeyParty + v.AgentID} {
+			if st.Modified[key] == 0 {
+				return nil, nil, errors.New("the user or the agent was removed")
+			}
+			compares = append(compares, store.Compare{Key: key, Modified: st.Modified[key]})
+		}
+		ops := []store.Op{store.Put(model.SessionKey(pair), raw)}
+		for _, other := range st.SessionsOn(pair.Device) {
+			if other != pair { // one user at a time: whoever was signed in here is not any more
+				ops = append(ops, store.Delete(model.SessionKey(other)))
+			}
+		}
+		return compares, ops, nil
+	})
+}
+
+func (s *Server) tokenAnswer(v *model.Session, detail string) answer {
+	body, err := wire.Encode(&wire.AuthenticationReply{Code: wire.Success, Result: reason.OK.Result(),
+		AuthToken: v.Token, ExpirationDate: wire.FormatTime(v.Expires)})
+	if err != nil {
+		return refuse("T18", reason.InternalError, err.Error())
+	}
+	return answer{msgType: "T18", body: body, user: v.UserID, detail: detail}
+}
+
+// checkPassword checks the password of the user who signs in as name (a userId
+// or a name) from remote. Guessing is bounded by user and by address (M168),
+// and a wrong name takes as long as a wrong password.
+func (s *Server) checkPassword(ctx context.Context, name, password, remote string) (*model.User, reason.Reason) {
+	var u *model.User
+	var locked bool
+	s.view(func(st *model.State) {
+		if u = st.UserByName(name); u != nil {
+			locked = st.Locks[model.LockRef{Kind: "user", ID: u.ID}] != nil
+		}
+	})
+	account, hash := "?"+name, ""
+	if u != nil {
+		account, hash = u.ID, u.Password
+	}
+	source := addressOf(remote)
+	if !s.sources.Begin(source) {
+		return nil, reason.LoginLimit
+	}
+	if !s.users.Begin(account) {
+		return nil, reason.LoginLimit
+	}
+	err := s.hasher.Check(ctx, hash, password)
+	switch {
+	case errors.Is(err, passwd.ErrWrong):
+		if _, now := s.users.Locked(account); now {
+			s.cfg.Alerts.Raise(alert.Alert{Code: alert.LoginAttack, Time: s.cfg.Now(), Reason: reason.LoginLimit, UserID: account, Remote: source})
+		}
+		return nil, reason.LoginFailed
+	case err != nil:
+		s.log.Error("password not checked", zap.String("user_id", account), zap.Error(err))
+		return nil, reason.Overload
+	}
+	s.users.Forget(account)
+	s.sources.Succeed(source)
+	if locked {
+		return nil, reason.Locked
+	}
+	return u, reason.OK
+}
+
+// resources is T19 (§9.3.2): what the agent's user may reach, and through which
+// gateways. The agent may have it while its user is authenticated.
+func (s *Server) resources(w http.ResponseWriter, r *http.Request) {
+	p, why := s.peerOf(r, model.Agent)
+	if why != reason.OK {
+		s.refuseUnknown(w, r, "T19", why)
+		return
+	}
+	now := s.cfg.Now()
+	list := wire.ResourceList{AgentID: p.ID, DeviceID: p.DeviceID, KeyType: keyType, Timestamp: wire.FormatTime(now)}
+	var facts []wire.ResourceFacts
+	gateways := []wire.GatewayRef{}
+	s.view(func(st *model.State) {
+		pair := model.Pair{Device: p.DeviceID, User: r.URL.Query().Get("userId")}
+		if on := st.SessionsOn(p.DeviceID); pair.User == "" && len(on) == 1 {
+			pair = on[0]
+		}
+		if v := st.Sessions[pair]; v == nil || v.AgentID != p.ID || !now.Before(v.Expires) || st.Rows[pair] == nil {
+			return
+		}
+		list.UserID = pair.User
+		for _, a := range st.GrantedApps(pair) {
+			for _, address := range a.Addresses {
+				host, port, err := net.SplitHostPort(address)
+				n, err2 := strconv.Atoi(port)
+				if err != nil || err2 != nil {
+					continue // refused when it was set
+				}
+				facts = append(facts, wire.ResourceFacts{I: len(list.ResourceList), Hosts: a.Hosts, Protocol: a.Protocol})
+				list.ResourceList = append(list.ResourceList, wire.Resource{AppID: a.ID, AppName: a.Name, IP: host, Port: n})
+			}
+		}
+		for _, g := range st.Parties {
+			if g.Kind == model.Gateway && len(g.Sign) > 0 && st.Locks[model.LockRef{Kind: "device", ID: g.DeviceID}] == nil {
+				gateways = append(gateways, wire.GatewayRef{ID: g.ID, Addresses: g.Addresses, Sign: g.Sign, Enc: g.Enc})
+			}
+		}
+	})
+	if list.UserID == "" {
+		s.refuseGet(w, p, "T19", reason.NotAuthenticated)
+		return
+	}
+	slices.SortFunc(gateways, func(a, b wire.GatewayRef) int { return compareStrings(a.ID, b.ID) })
+	body, err := wire.Encode(&list)
+	if err != nil {
+		s.log.Error("resources not made", zap.Error(err))
+		s.refuseGet(w, p, "T19", reason.InternalError)
+		return
+	}
+	ext := headerExt{}.with(wire.ExtGateways, gateways).with(wire.ExtResources, facts)
+	s.finish(w, p, nil, "T19", answer{msgType: "T19", body: body, ext: ext, user: list.UserID})
+}
+
+// agentStatus is T21 (§9.3.3).
+func (s *Server) agentStatus(_ context.Context, c *call) answer {
+	m, err := wire.Decode[wire.AgentStatus](c.Body, s.profile)
+	switch {
+	case err != nil:
+		return refuse("T5", reason.MessageInvalid, err.Error())
+	case m.AgentID != c.ID:
+		return refuse("T5", reason.AgentMismatch, "agentId "+m.AgentID)
+	case m.DeviceID != c.DeviceID:
+		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	now := s.cfg.Now()
+	s.hub.with(c.ID, func(l *link) {
+		l.status, l.remote = now, c.remote
+		l.versions(c.Header.Ext)
+	})
+	a := accept()
+	a.user = m.UserID
+	return a
+}
+
+// agentAlert is T22 (§9.3.4). It is on disk before it is acknowledged; its
+// userId may be of somebody who has signed out since (Q30).
+func (s *Server) agentAlert(_ context.Context, c *call) answer {
+	m, err := wire.Decode[wire.AgentAlert](c.Body, s.profile)
+	switch {
+	case err != nil:
+		return refuse("T5", reason.MessageInvalid, err.Error())
+	case m.AgentID != c.ID:
+		return refuse("T5", reason.AgentMismatch, "agentId "+m.AgentID)
+	case m.DeviceID != c.DeviceID:
+		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	err = s.alerts.append(alertLine{Received: s.cfg.Now(), Table: 22, Sender: c.ID, MsgID: c.Header.MsgID, DeviceID: m.DeviceID,
+		UserID: m.UserID, Time: m.Timestamp, Type: m.ExceptionAlertType, Level: m.ExceptionAlertLevel, Content: m.ExceptionAlertContent})
+	if err != nil {
+		s.log.Error("alert not kept", zap.Error(err))
+		return refuse("T5", reason.InternalError, err.Error())
+	}
+	s.hub.with(c.ID, func(l *link) { l.alert = s.cfg.Now() })
+	a := accept()
+	a.user = m.UserID
+	return a
+}

@@ -1,0 +1,142 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/control/model"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// identity is T4 → T5 (§7.3.1): a gateway proves its device, and is known for
+// 120 s. It is the identity report of §7.2, too (Q25).
+func (s *Server) identity(_ context.Context, c *call) answer {
+	m, err := wire.Decode[wire.DeviceIdentity](c.Body, s.profile)
+	switch {
+	case err != nil:
+		return refuse("T5", reason.MessageInvalid, err.Error())
+	case m.GatewayID != c.ID:
+		return refuse("T5", reason.MessageSender, "gatewayId "+m.GatewayID)
+	case m.DeviceID != c.DeviceID:
+		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	case s.locked(c.Party) != nil:
+		return refuse("T5", reason.Locked, "")
+	}
+	now := s.cfg.Now()
+	s.hub.with(c.ID, func(l *link) {
+		l.identified, l.remote = now, c.remote
+		l.versions(c.Header.Ext)
+	})
+	return accept()
+}
+
+// versions keeps what a report's extension fields say.
+func (l *link) versions(ext map[string]jsontext.Value) {
+	if v := extText(ext, wire.ExtListVersion); v != "" {
+		l.listVersion = v
+	}
+	if v := extText(ext, wire.ExtPolicyVersion); v != "" {
+		l.policyVer = v
+	}
+	if v, ok := ext[wire.ExtOutbox]; ok && len(v) < 256 {
+		l.outbox = string(v)
+	}
+	if v := extText(ext, wire.ExtState); v != "" {
+		l.state = v
+	}
+}
+
+// gatewayStatus is T10 (§7.3.4).
+func (s *Server) gatewayStatus(_ context.Context, c *call) answer {
+	m, err := wire.Decode[wire.GatewayStatus](c.Body, s.profile)
+	switch {
+	case err != nil:
+		return refuse("T5", reason.MessageInvalid, err.Error())
+	case m.GatewayID != c.ID:
+		return refuse("T5", reason.MessageSender, "gatewayId "+m.GatewayID)
+	case m.DeviceID != c.DeviceID:
+		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	now := s.cfg.Now()
+	s.hub.with(c.ID, func(l *link) {
+		l.status = now
+		l.versions(c.Header.Ext)
+	})
+	return accept()
+}
+
+// gatewayAlert is T11 (§7.3.5). It is on disk before it is acknowledged.
+func (s *Server) gatewayAlert(_ context.Context, c *call) answer {
+	m, err := wire.Decode[wire.GatewayAlert](c.Body, s.profile)
+	switch {
+	case err != nil:
+		return refuse("T5", reason.MessageInvalid, err.Error())
+	case m.GatewayID != c.ID:
+		return refuse("T5", reason.MessageSender, "gatewayId "+m.GatewayID)
+	case m.DeviceID != c.DeviceID:
+		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	now := s.cfg.Now()
+	err = s.alerts.append(alertLine{Received: now, Table: 11, Sender: c.ID, MsgID: c.Header.MsgID, DeviceID: m.DeviceID,
+		Time: m.Timestamp, Type: m.ExceptionAlertType, Level: m.ExceptionAlertLevel, Content: m.ExceptionAlertContent})
+	if err != nil {
+		s.log.Error("alert not kept", zap.Error(err))
+		return refuse("T5", reason.InternalError, err.Error())
+	}
+	s.hub.with(c.ID, func(l *link) { l.alert = now })
+	return accept()
+}
+
+// ack is X.ack: how the gateway took a version of a list.
+func (s *Server) ack(_ context.Context, c *call) answer {
+	m, err := wire.DecodeExtension[wire.Ack](c.Body)
+	if err != nil || m.List != wire.GrantsList && m.List != wire.PoliciesList || len(m.Result) > 200 {
+		return refuse("T5", reason.MessageInvalid, "acknowledgement")
+	}
+	var newest uint64
+	s.view(func(st *model.State) { newest = st.Rev })
+	if m.Version > newest {
+		return refuse("T5", reason.MessageInvalid, "acknowledgement of a version that was never given")
+	}
+	s.hub.ack(c.ID, *m, s.cfg.Now())
+	return accept()
+}
+
+// subject is X.subject: who is this account of an identity provider (Q26)? Of
+// the embedded provider the subject is the userId itself.
+func (s *Server) subject(_ context.Context, c *call) answer {
+	m, err := wire.DecodeExtension[wire.SubjectQuery](c.Body)
+	if err != nil || m.Issuer == "" || m.Subject == "" || len(m.Issuer) > 500 || len(m.Subject) > 500 {
+		return refuse("T5", reason.MessageInvalid, "subject")
+	}
+	user := ""
+	s.view(func(st *model.State) {
+		if s.cfg.IDP != nil && m.Issuer == s.cfg.IDP.Issuer {
+			user = m.Subject
+		} else if v := st.Subjects[subjectKey(m.Issuer, m.Subject)]; v != nil {
+			user = v.UserID
+		}
+		if st.Users[user] == nil || st.Locks[model.LockRef{Kind: "user", ID: user}] != nil {
+			user = ""
+		}
+	})
+	if user == "" {
+		return refuse("T5", reason.SubjectUnmapped, m.Issuer+" "+m.Subject)
+	}
+	body, err := wire.EncodeExtension(&wire.SubjectReply{UserID: user})
+	if err != nil {
+		return refuse("T5", reason.InternalError, err.Error())
+	}
+	return answer{msgType: wire.TypeSubject, body: body, user: user}
+}
+
+// subjectKey returns the store's key of a mapped account.
+func subjectKey(issuer, subject string) string {
+	sum := sha256.Sum256([]byte(issuer + "\x00" + subject))
+	return model.KeySubject + hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,220 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/audit"
+)
+
+// auditFile writes audit records as JSON lines (§6.4), mode 0600. A file that
+// passes maxAuditBytes is set aside under a name with the time; nothing is ever
+// deleted here.
+type auditFile struct {
+	path    string
+	log     *zap.Logger
+	queue   chan []byte
+	dropped atomic.Uint64
+	feed    *feed
+}
+
+const (
+	auditQueue    = 4096
+	maxAuditBytes = 64 << 20
+	maxAuditText  = 512 // characters of a string that a peer may have chosen
+)
+
+func newAuditFile(path string, log *zap.Logger, f *feed) *auditFile {
+	return &auditFile{path: path, log: log, queue: make(chan []byte, auditQueue), feed: f}
+}
+
+// Write takes a record. It never blocks; what does not fit is counted.
+func (a *auditFile) Write(r *audit.Record) {
+	c := *r
+	for _, s := range []*string{&c.Object, &c.Detail, &c.Path, &c.UserID, &c.DeviceID, &c.AgentID, &c.GatewayID} {
+		if t := []rune(*s); len(t) > maxAuditText {
+			*s = string(t[:maxAuditText])
+		}
+	}
+	line, err := json.Marshal(&c)
+	if err != nil {
+		a.dropped.Add(1)
+		return
+	}
+	a.feed.send("audit", line)
+	select {
+	case a.queue <- append(line, '\n'):
+	default:
+		a.dropped.Add(1)
+	}
+}
+
+// run writes until ctx ends and the queue is empty.
+func (a *auditFile) run(ctx context.Context) error {
+	f, size, err := openAppend(a.path)
+	if err != nil {
+		return fmt.Errorf("open audit file: %w", err)
+	}
+	w := bufio.NewWriter(f)
+	defer func() {
+		w.Flush()
+		f.Sync()
+		f.Close()
+	}()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	write := func(line []byte) {
+		n, err := w.Write(line)
+		if err != nil {
+			a.dropped.Add(1)
+			a.log.Error("audit record lost", zap.Error(err))
+			w.Reset(f)
+		}
+		size += int64(n)
+	}
+	for {
+		select {
+		case line := <-a.queue:
+			write(line)
+		case <-tick.C:
+			if w.Buffered() > 0 {
+				if err := w.Flush(); err == nil {
+					err = f.Sync()
+				} else {
+					a.log.Error("audit file not written", zap.Error(err))
+				}
+			}
+			if size > maxAuditBytes {
+				if err := os.Rename(a.path, a.path+"."+time.Now().UTC().Format("20060102T150405.000")); err == nil {
+					if next, n, err := openAppend(a.path); err == nil {
+						f.Close()
+						f, size = next, n
+						w.Reset(f)
+					}
+				}
+			}
+		case <-ctx.Done():
+			for {
+				select {
+				case line := <-a.queue:
+					write(line)
+				default:
+					return nil
+				}
+			}
+		}
+	}
+}
+
+func openAppend(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	s, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, s.Size(), nil
+}
+
+// alertFile keeps the alerts of gateways and agents (Tables 11 and 22). A line
+// is on disk before append returns: the sender forgets what is acknowledged.
+type alertFile struct {
+	mu   sync.Mutex
+	f    *os.File
+	feed *feed
+}
+
+// alertLine is one line of the file.
+type alertLine struct {
+	Received time.Time `json:"received"`
+	Table    int       `json:"table"`
+	Sender   string    `json:"sender"`
+	MsgID    string    `json:"msg_id"`
+	DeviceID string    `json:"device_id"`
+	UserID   string    `json:"user_id,omitempty"`
+	Time     string    `json:"time"`
+	Type     string    `json:"type"`
+	Level    int       `json:"level"`
+	Content  string    `json:"content"`
+}
+
+func openAlertFile(path string, f *feed) (*alertFile, error) {
+	file, _, err := openAppend(path)
+	if err != nil {
+		return nil, fmt.Errorf("open alert file: %w", err)
+	}
+	return &alertFile{f: file, feed: f}, nil
+}
+
+func (a *alertFile) append(l alertLine) error {
+	line, err := json.Marshal(&l)
+	if err != nil {
+		return fmt.Errorf("keep alert: %w", err)
+	}
+	a.feed.send("alert", line)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, err := a.f.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("keep alert: %w", err)
+	}
+	if err := a.f.Sync(); err != nil {
+		return fmt.Errorf("keep alert: %w", err)
+	}
+	return nil
+}
+
+func (a *alertFile) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.f.Close()
+}
+
+// feed copies audit records and alerts to operators who watch. A watcher that
+// does not keep up loses lines and is told how many.
+type feed struct {
+	mu   sync.Mutex
+	subs map[*feedSub]bool // guarded by mu
+}
+
+type feedSub struct {
+	lines   chan []byte
+	dropped atomic.Uint64
+}
+
+func newFeed() *feed { return &feed{subs: map[*feedSub]bool{}} }
+
+func (f *feed) send(kind string, line []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for s := range f.subs {
+		out := append(append(append([]byte(`{"event":"`), kind...), `","data":`...), line...)
+		select {
+		case s.lines <- append(out, "}\n"...):
+		default:
+			s.dropped.Add(1)
+		}
+	}
+}
+
+func (f *feed) subscribe() (*feedSub, func()) {
+	s := &feedSub{lines: make(chan []byte, 256)}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.subs[s] = true
+	return s, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.subs, s)
+	}
+}
