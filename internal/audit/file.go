@@ -1,0 +1,320 @@
+package audit
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/yumen-zt/yumen/internal/alert"
+)
+
+// FileConfig is what a [File] needs. The zero value of an optional field
+// selects its default.
+type FileConfig struct {
+	Path     string           // the file; older ones stand beside it with a time in their name; required
+	MaxBytes int64            // of one file, before it is set aside; default 64 MiB
+	Keep     int              // files set aside that are kept, the oldest go; default 16
+	Queue    int              // records that may wait for the disk; default 16384
+	Sync     time.Duration    // longest time until a record is on the disk; default 1 s
+	Alerts   alert.Sink       // told of drops, at most once a minute; default none
+	Now      func() time.Time // default time.Now
+}
+
+// FileStats are the figures of a [File] since it was opened.
+type FileStats struct {
+	Written   uint64 // records
+	Dropped   uint64 // records: the queue was full, or the disk refused them
+	Bytes     uint64
+	Rotations uint64
+	Errors    uint64 // of the disk
+	Queued    int    // records that wait now
+}
+
+// File is a [Sink] that writes one line of JSON a record, mode 0600, and
+// rotates by size. Write never waits for the disk: what the queue cannot take
+// is dropped and counted, and a gap record in the file says how many are
+// missing. Make one with [OpenFile].
+type File struct {
+	cfg   FileConfig
+	queue chan *[]byte
+	lines sync.Pool // *[]byte
+
+	written, dropped, bytes, rotations, errors atomic.Uint64
+
+	mu     sync.RWMutex // held for reading while queue is sent to
+	closed bool         // guarded by mu
+	done   chan struct{}
+	err    error // of the last sync; read after done
+
+	// Owned by the writer goroutine.
+	f        *os.File
+	size     int64
+	dirty    bool
+	gaps     uint64 // drops that a gap record has named
+	lastWarn time.Time
+}
+
+// batchBytes is how much is gathered for one write.
+const batchBytes = 128 << 10
+
+// OpenFile opens cfg.Path for appending and starts the writer, which
+// [File.Close] ends.
+func OpenFile(cfg FileConfig) (*File, error) {
+	if cfg.Path == "" {
+		return nil, errors.New("open audit file: no path")
+	}
+	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, 64<<20)
+	cfg.Keep = cmp.Or(cfg.Keep, 16)
+	cfg.Queue = cmp.Or(cfg.Queue, 16384)
+	cfg.Sync = cmp.Or(cfg.Sync, time.Second)
+	if cfg.Alerts == nil {
+		cfg.Alerts = alert.Discard
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	a := &File{cfg: cfg, queue: make(chan *[]byte, cfg.Queue), done: make(chan struct{})}
+	a.lines.New = func() any { b := make([]byte, 0, 1024); return &b }
+	if err := a.open(); err != nil {
+		return nil, fmt.Errorf("open audit file: %w", err)
+	}
+	go a.run()
+	return a, nil
+}
+
+// open opens the file and makes it readable by its owner only.
+func (a *File) open() error {
+	f, err := os.OpenFile(a.cfg.Path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", a.cfg.Path)
+	}
+	if err == nil && st.Mode().Perm()&0o077 != 0 {
+		err = f.Chmod(0o600)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	a.f, a.size = f, st.Size()
+	return nil
+}
+
+// Write implements [Sink]. After Close every record is counted as dropped.
+func (a *File) Write(r *Record) {
+	line := a.lines.Get().(*[]byte)
+	*line = appendLine((*line)[:0], r)
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if !a.closed {
+		select {
+		case a.queue <- line:
+			return
+		default:
+		}
+	}
+	a.lines.Put(line)
+	a.dropped.Add(1)
+}
+
+// Close writes what waits, syncs and ends the writer. It returns the error of
+// the disk that came last, if records were lost by it.
+func (a *File) Close() error {
+	a.mu.Lock()
+	if !a.closed {
+		a.closed = true
+		close(a.queue)
+	}
+	a.mu.Unlock()
+	<-a.done
+	return a.err
+}
+
+// Stats returns the figures.
+func (a *File) Stats() FileStats {
+	return FileStats{
+		Written: a.written.Load(), Dropped: a.dropped.Load(), Bytes: a.bytes.Load(), Rotations: a.rotations.Load(),
+		Errors: a.errors.Load(), Queued: len(a.queue),
+	}
+}
+
+// run is the writer: it gathers what waits, writes it at once, and syncs.
+func (a *File) run() {
+	defer close(a.done)
+	tick := time.NewTicker(a.cfg.Sync)
+	defer tick.Stop()
+	var batch []byte
+	for {
+		select {
+		case line, open := <-a.queue:
+			if !open {
+				a.reportGap(&batch)
+				a.write(batch, 0)
+				a.sync()
+				if a.f != nil {
+					a.f.Close()
+				}
+				return
+			}
+			batch = batch[:0]
+			n := a.gather(&batch, line)
+			a.write(batch, n)
+		case <-tick.C:
+			batch = batch[:0]
+			a.reportGap(&batch)
+			a.write(batch, 0)
+			a.sync()
+		}
+	}
+}
+
+// gather appends line and what else waits to batch and returns how many
+// records that are.
+func (a *File) gather(batch *[]byte, line *[]byte) (n int) {
+	for {
+		n++
+		*batch = append(*batch, *line...)
+		if cap(*line) <= 16<<10 {
+			a.lines.Put(line)
+		}
+		if len(*batch) >= batchBytes {
+			return n
+		}
+		select {
+		case next, open := <-a.queue:
+			if !open {
+				return n // run sees it next
+			}
+			line = next
+		default:
+			return n
+		}
+	}
+}
+
+// reportGap replaces batch by a gap record when records are missing that none
+// has named.
+func (a *File) reportGap(batch *[]byte) {
+	*batch = (*batch)[:0]
+	now, dropped := a.cfg.Now(), a.dropped.Load()
+	missing := dropped - a.gaps
+	if missing == 0 {
+		return
+	}
+	a.gaps = dropped
+	*batch = appendLine(*batch, &Record{Time: now, Kind: System, Object: "audit gap", Result: "dropped", Detail: fmt.Sprintf("%d records dropped", missing)})
+	if now.Sub(a.lastWarn) >= time.Minute {
+		a.lastWarn = now
+		a.cfg.Alerts.Raise(alert.Alert{Code: alert.AuditDropped, Time: now, Detail: fmt.Sprintf("%d records", missing)})
+	}
+}
+
+// write writes batch, which holds n records beside a gap record. Records that
+// the disk refuses are dropped: waiting for it would stop everything.
+func (a *File) write(batch []byte, n int) {
+	if len(batch) == 0 {
+		return
+	}
+	err := a.rotate(int64(len(batch)))
+	if err == nil {
+		var done int
+		done, err = a.f.Write(batch)
+		if err != nil && done > 0 {
+			// No half line may stay: the next would continue it.
+			if a.f.Truncate(a.size) != nil {
+				a.f.Close()
+				a.f = nil
+			}
+		}
+	}
+	if err != nil {
+		a.err = fmt.Errorf("write audit file: %w", err)
+		a.errors.Add(1)
+		a.dropped.Add(uint64(n))
+		if n == 0 {
+			a.gaps-- // the gap record itself is lost: name at least one again
+		}
+		return
+	}
+	a.size += int64(len(batch))
+	a.dirty = true
+	a.written.Add(uint64(n))
+	a.bytes.Add(uint64(len(batch)))
+}
+
+// rotate sets the file aside when more would make it too large, and opens it
+// again after an error.
+func (a *File) rotate(more int64) error {
+	if a.f == nil {
+		return a.open()
+	}
+	if a.size == 0 || a.size+more <= a.cfg.MaxBytes {
+		return nil
+	}
+	a.sync()
+	a.f.Close()
+	a.f = nil
+	aside := a.cfg.Path + "." + a.cfg.Now().UTC().Format("20060102T150405.000000000Z")
+	if _, err := os.Lstat(aside); err == nil {
+		aside += fmt.Sprintf("-%06d", a.rotations.Load())
+	}
+	if err := os.Rename(a.cfg.Path, aside); err != nil {
+		return errors.Join(err, a.open())
+	}
+	a.rotations.Add(1)
+	a.prune()
+	return a.open()
+}
+
+// prune removes the oldest files beyond Keep.
+func (a *File) prune() {
+	old, err := Rotated(a.cfg.Path)
+	if err != nil {
+		return
+	}
+	for _, path := range old[:max(0, len(old)-a.cfg.Keep)] {
+		os.Remove(path)
+	}
+}
+
+// Rotated returns the files that were set aside of path, the oldest first.
+func Rotated(path string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
+		if ok && len(rest) >= 26 && rest[8] == 'T' && e.Type().IsRegular() {
+			out = append(out, filepath.Join(filepath.Dir(path), e.Name()))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func (a *File) sync() {
+	if a.f == nil || !a.dirty {
+		return
+	}
+	if err := a.f.Sync(); err != nil {
+		a.err = fmt.Errorf("sync audit file: %w", err)
+		a.errors.Add(1)
+		return
+	}
+	a.dirty = false
+}
+
+var _ io.Closer = (*File)(nil)
