@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"test":  {"..."},
 	"bench": {"..."},
 
-	"gateway":        {"gateway/listen", "proxy/...", "tunnel/...", "apps", "access/...", "ctlclient", "bpf/...", "wire", "crypto/...", "internal/..."},
+	"gateway":        {"gateway/listen", "proxy/...", "tunnel/...", "apps/...", "access/...", "ctlclient", "bpf/...", "wire", "crypto/...", "internal/..."},
 	"gateway/listen": {"access/policy", "crypto/...", "internal/..."},
 	"proxy":          {"access/...", "apps", "wire", "crypto/...", "internal/..."},
 	"tunnel":         {"tunnel/mux", "tunnel/carrier", "tunnel/spa", "access/...", "apps", "wire", "crypto/...", "internal/..."},
