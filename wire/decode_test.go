@@ -98,6 +98,15 @@ func TestGCR002_M53_UnknownFields(t *testing.T) {
 	}
 }
 
+func TestGCR002_M53_AbsentByNullStillCountsAsGiven(t *testing.T) {
+	list := string(grantList())
+	for _, members := range []string{`"remark":null,"remark":"x"`, `"remark":"x","remark":null`, `"remark":null,"remark":null`} {
+		if l, err := Decode[GrantList]([]byte(strings.Replace(list, `"data"`, members+`,"data"`, 1)), Lax); err == nil || err.Error() != "Table 6 remark: given twice" {
+			t.Errorf("%s: %+v, %v", members, l, err)
+		}
+	}
+}
+
 func TestDecodeDepth(t *testing.T) {
 	at := func(levels int) []byte { // the message itself is one level
 		return []byte(`{"code":200,"result":"[[{","x":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`)

@@ -99,7 +99,7 @@ func (t *table[M]) decode(r *reader, m *M) error {
 	}
 
 	// 1 each member of the object, in the order in which it was sent
-	var seen, broken uint32 // bits are indices in t.fields
+	var named, seen, broken uint32 // named, with a value, with a bad one; bits are indices in t.fields
 	var others map[string]bool
 	for r.err == nil && r.d.PeekKind() != jsontext.KindEndObject {
 		name, ok := r.name()
@@ -112,12 +112,13 @@ func (t *table[M]) decode(r *reader, m *M) error {
 			continue
 		}
 		d, bit := &t.fields[i], uint32(1)<<i
-		if seen&bit != 0 {
+		if named&bit != 0 {
 			f.add(d.name, "given twice")
 			broken |= bit
 			r.skip()
 			continue
 		}
+		named |= bit
 		if d.need != required && !r.p.Strict && r.d.PeekKind() == jsontext.KindNull {
 			r.skip()
 			continue
