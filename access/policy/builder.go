@@ -40,8 +40,9 @@ type rotations []Rotation
 
 // Rotation is a token that a newer row of the same (user, device) replaced.
 type Rotation struct {
-	TokenMac [16]byte
-	Expires  time.Time // of the old row
+	TokenMac         [16]byte // of the old token, see [Subject.TokenMac]
+	UserID, DeviceID string
+	Expires          time.Time // of the old row
 }
 
 // maxGrantFaults bounds what a list of nothing but bad rows can cost.
@@ -60,6 +61,7 @@ func NewBuilder(key *TokenKey, prev *Snapshot) *Builder {
 	b.s = &Snapshot{key: key, apps: make([]appRow, 1)} // application 0 is unknown
 	b.s.setOff = []uint32{0, 0}                        // set 0 is empty
 	b.SetBrowserDevice("")
+	b.SetNotAfter(time.Time{})
 	b.Grow(0)
 	return b
 }
@@ -79,6 +81,16 @@ func (s *Snapshot) Edit() *Builder {
 	c.setOff = slices.Clip(s.setOff)
 	c.setApps = slices.Clip(s.setApps)
 	c.rotated = nil
+	return b
+}
+
+// Renew returns a builder without rows whose applications, policies, ceiling
+// and locks are those of s, for the pages of the next full list.
+func (s *Snapshot) Renew() *Builder {
+	b := NewBuilder(s.key, s)
+	b.SetBrowserDevice(s.browserName)
+	b.appList, b.policies, b.ceiling, b.locks, b.bad = s.appList, s.policies, s.ceiling, s.locks, s.bad
+	b.s.policyVersion, b.s.notAfter = s.policyVersion, s.notAfter
 	return b
 }
 
@@ -289,7 +301,7 @@ func (b *Builder) rotate(hash uint64, g *grant) {
 	}
 	_, old := b.prev.rows.findPair(&b.prev.byPair, hash, &g.pair)
 	if old != nil && old.mac != g.mac && old.flags&(rowConflict|rowTokenBad) == 0 {
-		b.old = append(b.old, Rotation{TokenMac: old.mac, Expires: instant(old.expires)})
+		b.old = append(b.old, Rotation{old.mac, g.pair.user.String(), g.pair.device.String(), instant(old.expires)})
 	}
 }
 

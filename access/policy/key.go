@@ -114,3 +114,6 @@ func (s *Subject) Facts() Facts { return s.facts }
 // TokenMac identifies the subject's token within this process; it is zero
 // without a token.
 func (s *Subject) TokenMac() [16]byte { return s.mac }
+
+// Identity is Facts without a copy: the caller must not change it.
+func (s *Subject) Identity() *Facts { return &s.facts }

@@ -102,6 +102,9 @@ func (s *Snapshot) NotAfter() time.Time { return instant(s.notAfter) }
 // NoList reports whether s stands for no list at all.
 func (s *Snapshot) NoList() bool { return s.noList }
 
+// BrowserDevice returns the deviceId of the browser class.
+func (s *Snapshot) BrowserDevice() string { return s.browserName }
+
 // Key returns the key under which s indexes tokens.
 func (s *Snapshot) Key() *TokenKey { return s.key }
 

@@ -1,0 +1,62 @@
+package access
+
+import (
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+// Kind is what carries a flow.
+type Kind uint8
+
+// The kinds of carriers.
+const (
+	H1 Kind = iota
+	H2
+	H3
+	WebSocket
+	SSE
+	TCP
+	UDP
+	Packet
+	kinds // their number
+)
+
+var kindNames = [kinds]string{"h1", "h2", "h3", "websocket", "sse", "tcp", "udp", "packet"}
+
+// String returns the name that audit and metrics use.
+func (k Kind) String() string {
+	if k < kinds {
+		return kindNames[k]
+	}
+	return "unknown"
+}
+
+// Kinds returns every kind, for tests of completeness.
+func Kinds() []Kind {
+	out := make([]Kind, kinds)
+	for i := range out {
+		out[i] = Kind(i)
+	}
+	return out
+}
+
+// Carrier is the flow behind a lease, as the monitor sees it.
+type Carrier interface {
+	// Kind is asked once, in Acquire.
+	Kind() Kind
+	// Cut ends the flow for r. It is called at most once, never under a lock of
+	// this package and never before Acquire has decided to return the lease. It
+	// must not block: it marks, wakes, and arms a deadline; the carrier says its
+	// own goodbye and then calls Release.
+	//
+	// When Cut and Release race, Cut may still run when Release returns. A
+	// carrier that is reused for another flow must therefore tell by itself
+	// which lease it serves.
+	Cut(r reason.Reason)
+}
+
+// Describer is what a Carrier may be, too. Describe fills the fields of an
+// audit record that access does not know: RequestID, FlowID, Suite, Upstream.
+// It is called in Acquire and in Release, on their goroutines, under no lock,
+// and must not keep the record.
+type Describer interface{ Describe(*audit.Record) }
