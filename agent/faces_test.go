@@ -135,7 +135,7 @@ func TestConnectFace(t *testing.T) {
 		status int
 		words  []string
 	}{
-		"CONNECT evil.test:443 HTTP/1.1\r\n\r\n":   {403, []string{"not one of the application's", "不属于该应用", "YM-706"}},
+		"CONNECT evil.test:443 HTTP/1.1\r\n\r\n":    {403, []string{"not one of the application's", "不属于该应用", "YM-706"}},
 		"GET http://evil.test/ HTTP/1.1\r\n\r\n":    {501, []string{"SOCKS5", "明文"}},
 		"CONNECT 10.0.0.5:5432 HTTP/1.1\r\nx y\r\n": {400, []string{"malformed"}},
 	} {

@@ -431,3 +431,33 @@ func roundTrip(t testing.TB, c net.Conn) {
 		t.Errorf("got %q, %v, want %q", got, err, word)
 	}
 }
+
+func (l *fakeLink) nFetches() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fetches
+}
+
+func (l *fakeLink) nLogouts() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.logouts
+}
+
+func (l *fakeLink) allSent() []*wire.AgentAlert {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.sent)
+}
+
+func (l *fakeLink) allRaised() []alert.Alert {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.raised)
+}
+
+func (l *fakeLink) allLogins() []fakeLogin {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.logins)
+}

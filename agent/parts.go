@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -95,14 +96,17 @@ func (a *Agent) controlLink(keys *keystore.Store, e Events) (Link, error) {
 	return ctlclient.NewAgent(ctlclient.AgentConfig{
 		URL: a.cfg.Control, AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, Keys: keys, DeviceType: a.cfg.DeviceType,
 		Longitude: wire.CoordinateOf(a.cfg.Longitude), Latitude: wire.CoordinateOf(a.cfg.Latitude),
-		Token: e.Token, Resources: e.Resources, SignedOut: e.SignedOut, Logger: a.cfg.Logger, Now: a.cfg.Now,
+		OnToken: e.Token, OnResources: e.Resources, OnSignedOut: e.SignedOut, Logger: a.cfg.Logger, Now: a.cfg.Now,
 	})
 }
+
+// nobody stands in Table 22 for the user while none has signed in yet.
+const nobody = "00000000000"
 
 // alertTable makes Table 22 of al (§9.4: type, level, time, content).
 func (a *Agent) alertTable(al alert.Alert) *wire.AgentAlert {
 	return &wire.AgentAlert{
-		AgentID: a.id.AgentID, UserID: a.lastUser(), DeviceID: a.id.DeviceID, Timestamp: wire.FormatTime(al.Time),
+		AgentID: a.id.AgentID, UserID: cmp.Or(a.lastUser(), nobody), DeviceID: a.id.DeviceID, Timestamp: wire.FormatTime(al.Time),
 		ExceptionAlertType: string(al.Code), ExceptionAlertLevel: int(al.Level), ExceptionAlertContent: al.Content(reason.Chinese, a.id.DeviceID),
 	}
 }

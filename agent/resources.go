@@ -201,6 +201,14 @@ func (t *routes) has(r *Resource) bool {
 	return t != nil && slices.ContainsFunc(t.list, r.same)
 }
 
+// equal reports whether t and o have the same ways.
+func (t *routes) equal(o *routes) bool {
+	if t == nil || o == nil {
+		return t == o
+	}
+	return slices.EqualFunc(t.list, o.list, func(a, b *Resource) bool { return a.same(b) && slices.Equal(a.Hosts, b.Hosts) })
+}
+
 // appAt returns the application that a notice about to concerns, or "".
 func (t *routes) appAt(to string) string {
 	for _, r := range t.list {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,11 +44,11 @@ func (a *Agent) Login(ctx context.Context, userID string, factors []wire.Factor)
 		return fmt.Errorf("sign in %s: %w", userID, err)
 	}
 	if tok.UserID != userID {
-		a.link.Logout()
+		a.signOut(reason.LoginFailed)
 		return fmt.Errorf("sign in %s: the control center answered for another user", userID)
 	}
 	if err := a.takeToken(tok); err != nil {
-		a.link.Logout()
+		a.signOut(reason.LoginFailed)
 		return fmt.Errorf("sign in %s: %w", userID, err)
 	}
 	a.log.Info("signed in", zap.String("user_id", userID), zap.Time("expires", tok.Expires))
@@ -130,10 +131,13 @@ func (a *Agent) onSignedOut(err error) {
 
 // setResources takes a new Table 19: routes that it does not have any more are
 // gone, and flows on them end with the reason.
-func (a *Agent) setResources(rs *ctlclient.Resources) {
+func (a *Agent) setResources(rs *ctlclient.Resources) { a.takeResources(rs) }
+
+// takeResources is setResources, and reports whether the ways have changed.
+func (a *Agent) takeResources(rs *ctlclient.Resources) bool {
 	if rs.List.AgentID != a.id.AgentID || rs.List.DeviceID != a.id.DeviceID {
 		a.log.Warn("resource list refused", zap.String("agent_id", printable(rs.List.AgentID)), zap.Stringer("reason", reason.MessageReceiver))
-		return
+		return false
 	}
 	t, err := newRoutes(rs)
 	if err != nil {
@@ -143,12 +147,14 @@ func (a *Agent) setResources(rs *ctlclient.Resources) {
 	if !a.session.in() || a.session.userID != rs.List.UserID {
 		a.mu.Unlock()
 		a.log.Warn("resource list refused", zap.Stringer("reason", reason.UserMismatch))
-		return
+		return false
 	}
+	changed := !a.routes.equal(t)
 	a.routes, a.gateways, a.fetched = t, rs.Gateways, a.cfg.Now()
 	a.broadcast()
 	a.mu.Unlock()
 	a.cutFlows(reason.GrantRevoked, func(f *flow) bool { return !t.has(f.res) })
+	return changed
 }
 
 func (a *Agent) currentRoutes() *routes {
@@ -166,6 +172,10 @@ func (a *Agent) broadcast() {
 // keepSession ends a session whose token has expired, and fetches the resource
 // list anew when something hints that it has changed.
 func (a *Agent) keepSession(ctx context.Context) error {
+	// The link passes a list on when it differs from the last that it passed on.
+	// A list that we fetched ourselves is not among those: were it taken back
+	// before the link's next look, the link would see no change. So we look again.
+	again := time.Duration(math.MaxInt64)
 	for {
 		a.mu.Lock()
 		s, changed := a.session, a.changed
@@ -177,7 +187,7 @@ func (a *Agent) keepSession(ctx context.Context) error {
 				a.signOut(reason.TokenExpired)
 				continue
 			}
-			wait = min(wait, left)
+			wait = min(wait, left, again-a.cfg.Elapsed())
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -186,24 +196,32 @@ func (a *Agent) keepSession(ctx context.Context) error {
 			return nil
 		case <-changed:
 		case <-timer.C:
+			if s.in() && a.cfg.Elapsed() >= again {
+				again = math.MaxInt64
+				if a.fetchAgain(ctx) {
+					again = a.cfg.Elapsed() + time.Minute
+				}
+			}
 		case <-a.refetch:
-			if s.in() {
-				a.fetchAgain(ctx)
+			if s.in() && a.fetchAgain(ctx) {
+				again = a.cfg.Elapsed() + time.Minute
 			}
 		}
 		timer.Stop()
 	}
 }
 
-func (a *Agent) fetchAgain(ctx context.Context) {
+// fetchAgain reports whether another look is due: the ways have changed, or
+// could not be fetched.
+func (a *Agent) fetchAgain(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	rs, err := a.link.FetchResources(ctx)
 	if err != nil {
 		a.log.Warn("resource list not fetched", zap.Error(err))
-		return
+		return true
 	}
-	a.setResources(rs)
+	return a.takeResources(rs)
 }
 
 // hint asks for a fresh resource list, unless one was asked for within gap: a

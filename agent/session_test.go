@@ -1,0 +1,488 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/yumen-zt/yumen/ctlclient"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/tunnel/carrier"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// bubble runs an agent's session and tunnel in simulated time, without sockets.
+func bubble(t *testing.T, change func(*rig), body func(t *testing.T, r *rig)) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		r := newRig(t, func(c *Config) {
+			c.Elapsed = func() time.Duration { return time.Since(start) + 1 }
+		})
+		if change != nil {
+			change(r)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var ends []chan error
+		for _, run := range []func(context.Context) error{r.a.keepTunnel, r.a.keepSession, r.a.watch} {
+			end := make(chan error, 1)
+			ends = append(ends, end)
+			go func() { end <- run(ctx) }()
+		}
+		body(t, r)
+		cancel()
+		for _, e := range ends {
+			if err := <-e; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestGCR002_M94_M95_LoginSendsEachProofOnceAndKeepsNone(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		proofs := []wire.Factor{{AuthenticationType: 1, AuthenticationContent: "correct horse"}, {AuthenticationType: 4, AuthenticationContent: "314159"}}
+		if err := r.a.Login(t.Context(), testUser, proofs); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(r.link.allLogins()) != 1 || r.link.allLogins()[0].method != wire.MethodLocal || !slices.Equal(r.link.allLogins()[0].factors, proofs) {
+			t.Errorf("Table 16 was sent as %+v", r.link.allLogins())
+		}
+		kept := fmt.Sprintf("%+v %+v %+v", r.a.Status(), r.a.session, r.a.state.body)
+		for _, e := range r.logs.All() {
+			kept += fmt.Sprint(e.Message, e.ContextMap())
+		}
+		for _, secret := range []string{"correct horse", "314159"} {
+			if strings.Contains(kept, secret) {
+				t.Errorf("%q is kept", secret)
+			}
+		}
+	})
+}
+
+func TestGCR002_M96_SuccessWithoutTokenIsFailure(t *testing.T) {
+	for name, tok := range map[string]ctlclient.Token{
+		"no token":      {UserID: testUser, Expires: time.Now().Add(time.Hour)},
+		"no expiration": {UserID: testUser, AuthToken: "aaaaaaaaaa1"},
+		"expired":       {UserID: testUser, AuthToken: "aaaaaaaaaa1", Expires: time.Unix(1, 0)},
+		"other user":    {UserID: "USR00000002", AuthToken: "aaaaaaaaaa1", Expires: time.Now().Add(time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			r.link.token = tok
+			err := r.a.Login(t.Context(), testUser, []wire.Factor{{AuthenticationType: 1, AuthenticationContent: "x"}})
+			if err == nil || r.a.Status().State != SignedOut || r.link.nFetches() != 0 || r.link.nLogouts() != 1 {
+				t.Errorf("got %v, status %+v, %d fetches", err, r.a.Status(), r.link.nFetches())
+			}
+		})
+	}
+}
+
+func TestLoginFailureIsWordedInBothLanguages(t *testing.T) {
+	for _, tc := range []struct {
+		err    error
+		en, zh string
+	}{
+		{&ctlclient.RefusedError{Table: 18, Reason: reason.LoginFailed, Result: reason.LoginFailed.Result()}, "the sign-in failed", "登录失败"},
+		{&ctlclient.RefusedError{Table: 18, Reason: reason.Locked, Result: reason.Locked.Result()}, "locked by the administrator", "已被管理员锁定"},
+		{fmt.Errorf("dial: %w", ctlclient.ErrDown), "cannot be reached", "无法连接控制中心"},
+		{&ctlclient.RefusedError{Table: 18, Reason: reason.MessageInvalid, Result: "nope"}, "nope", "nope"},
+	} {
+		r := newRig(t, nil)
+		r.link.loginErr = tc.err
+		err := r.a.Login(t.Context(), testUser, []wire.Factor{{AuthenticationType: 1, AuthenticationContent: "secret"}})
+		_, w := explainError(err)
+		if !strings.Contains(w.EN, tc.en) || !strings.Contains(w.ZH, tc.zh) || strings.Contains(w.String(), "secret") {
+			t.Errorf("%v: worded as %q and %q", tc.err, w.EN, w.ZH)
+		}
+		if r.a.Status().State != SignedOut {
+			t.Error("signed in after a failure")
+		}
+	}
+}
+
+// The reconnect schedule: 0.2 s to 30 s, doubling, jittered; no alert storm;
+// back within one attempt when the gateway is.
+func TestReconnectSchedule(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		down := errors.New("connection refused")
+		r.dialer.set("gw1:443", down)
+		r.dialer.set("gw2:443", down)
+		r.login()
+		time.Sleep(5 * time.Minute)
+		var tries []time.Time
+		for _, d := range r.dialer.allDials() {
+			if d.addr == "gw1:443" {
+				tries = append(tries, d.at)
+			}
+		}
+		most := 400 * time.Millisecond
+		for i := 1; i < len(tries); i++ {
+			gap := tries[i].Sub(tries[i-1])
+			if gap < most/2 || gap > most {
+				t.Errorf("gap %d is %v, want %v to %v", i, gap, most/2, most)
+			}
+			most = min(2*most, 30*time.Second)
+		}
+		if len(tries) < 14 || len(tries) > 28 {
+			t.Errorf("%d attempts in 5 minutes", len(tries))
+		}
+		if n := len(r.link.alerts(alert.TunnelFault)); n < 1 || n > 6 {
+			t.Errorf("%d alerts of the tunnel in 5 minutes, want the first and one a minute at most", n)
+		}
+		if s := r.a.Status(); s.State != Connecting || !strings.Contains(s.Fault, "connection refused") {
+			t.Errorf("status %+v", s)
+		}
+		r.dialer.set("gw2:443", nil)
+		time.Sleep(30*time.Second + time.Millisecond)
+		synctest.Wait()
+		if s := r.a.Status(); s.State != Ready || s.Gateway != "GW000000002" || s.Fault != "" {
+			t.Errorf("after the gateway is back: %+v", s)
+		}
+	})
+}
+
+func TestReconnectsAreSpread(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for range 50 {
+		var b backoff
+		seen[b.next()] = true
+	}
+	if len(seen) < 40 {
+		t.Errorf("50 agents draw only %d different first waits", len(seen))
+	}
+}
+
+func TestTunnelFallsOverAndFollowsTheList(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		if g := r.a.Status().Gateway; g != "GW000000001" {
+			t.Fatalf("gateway %q, want the first of the list", g)
+		}
+		time.Sleep(time.Minute)
+		r.dialer.set("gw1:443", errors.New("gone"))
+		r.dialer.last().fail(errors.New("peer reset"))
+		time.Sleep(400*time.Millisecond + 1)
+		synctest.Wait()
+		if s := r.a.Status(); s.State != Ready || s.Gateway != "GW000000002" {
+			t.Errorf("0.4 s after the loss: %+v", s)
+		}
+		if len(r.link.alerts(alert.TunnelFault)) != 1 {
+			t.Errorf("alerts %v, want one of the tunnel", r.link.allRaised())
+		}
+		// The list withdraws the gateway in use.
+		r.dialer.set("gw1:443", nil)
+		rs := resources(row("APP00000001", "10.0.0.5", 5432))
+		rs.Gateways = rs.Gateways[:1]
+		r.link.ev.Resources(rs)
+		synctest.Wait()
+		if g := r.a.Status().Gateway; g != "GW000000001" {
+			t.Errorf("gateway %q after the other was withdrawn", g)
+		}
+	})
+}
+
+// 24 hours with a new token every 10 minutes: one tunnel, no gap of 60 s
+// between proofs (Q25), each new token at once.
+func TestGCR002_M81_RenewalsKeepOneTunnelFor24Hours(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		tun := r.dialer.last()
+		for i := range 24 * 6 {
+			time.Sleep(10 * time.Minute)
+			tok := ctlclient.Token{UserID: testUser, AuthToken: fmt.Sprintf("token%06d", i), Expires: time.Now().Add(15 * time.Minute)}
+			r.link.ev.Token(tok)
+			synctest.Wait()
+			last := tun.sentRenewals()[len(tun.sentRenewals())-1]
+			if last.m.AuthToken != tok.AuthToken || !last.at.Equal(time.Now()) {
+				t.Fatalf("token %d is not renewed at once: %+v", i, last)
+			}
+		}
+		if n := len(r.dialer.allDials()); n != 1 {
+			t.Errorf("%d dials in 24 h, want 1", n)
+		}
+		rs := tun.sentRenewals()
+		for i := 1; i < len(rs); i++ {
+			if gap := rs[i].at.Sub(rs[i-1].at); gap > 55*time.Second {
+				t.Fatalf("gap of %v before renewal %d", gap, i)
+			}
+			if rs[i].m.UpdateTime < rs[i-1].m.UpdateTime {
+				t.Fatalf("updateTime went back at %d", i)
+			}
+		}
+		t.Logf("%d renewals", len(rs))
+	})
+}
+
+func TestARefusedRenewalMakesTheTunnelAnew(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		old := r.dialer.last()
+		old.mu.Lock()
+		old.renewErr = &carrier.RefusedError{Reason: reason.TokenUnknown, Result: reason.TokenUnknown.Result()}
+		old.mu.Unlock()
+		time.Sleep(56 * time.Second)
+		if r.dialer.last() == old {
+			t.Error("the tunnel was kept after its renewal was refused")
+		}
+		select {
+		case <-old.Done():
+		default:
+			t.Error("the old tunnel was not closed")
+		}
+	})
+}
+
+func TestTokenExpirySignsOut(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		r.dialer.open = func(context.Context, string, *wire.AccessRequest) (net.Conn, error) { return ours, nil }
+		r.login()
+		synctest.Wait()
+		f, err := r.a.open(t.Context(), nil, func(rt *routes) (*Resource, reason.Reason) { return rt.list[0], reason.OK })
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour - time.Second)
+		if r.a.Status().State != Ready {
+			t.Fatal("signed out early")
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := r.a.Status(); s.State != SignedOut || s.Resources != 0 || s.Gateway != "" {
+			t.Errorf("after expiry: %+v", s)
+		}
+		if got := reason.Reason(f.why.Load()); got != reason.TokenExpired {
+			t.Errorf("the flow was closed for %v", got)
+		}
+		if r.link.nLogouts() != 1 {
+			t.Errorf("%d log-outs at the link, want 1", r.link.nLogouts())
+		}
+		r.a.drop(f)
+		// A report that was under way must not bring the session back.
+		r.link.ev.Token(ctlclient.Token{UserID: testUser, AuthToken: "late0000000", Expires: time.Now().Add(time.Hour)})
+		r.link.ev.Resources(resources(row("APP00000001", "10.0.0.5", 5432)))
+		if s := r.a.Status(); s.State != SignedOut || s.Resources != 0 {
+			t.Errorf("a late report signed in: %+v", s)
+		}
+	})
+}
+
+func TestControlCenterEndsTheSession(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		r.link.ev.SignedOut(&ctlclient.RefusedError{Table: 18, Reason: reason.Locked, Result: reason.Locked.Result()})
+		synctest.Wait()
+		s := r.a.Status()
+		if s.State != SignedOut || s.Gateway != "" || len(s.Notices) == 0 || s.Notices[0].Reason != reason.Locked.Code() {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+func TestControlCenterDownLeavesTheTunnelUp(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		r.link.mu.Lock()
+		r.link.down = true
+		r.link.mu.Unlock()
+		time.Sleep(30 * time.Minute)
+		if s := r.a.Status(); s.State != Degraded || s.Resources != 1 || s.Gateway == "" {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+func TestAFlowWaitsForATunnelThatIsBeingMade(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		down := errors.New("not yet")
+		r.dialer.set("gw1:443", down)
+		r.dialer.set("gw2:443", down)
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		r.dialer.open = func(context.Context, string, *wire.AccessRequest) (net.Conn, error) { return ours, nil }
+		r.login()
+		find := func(rt *routes) (*Resource, reason.Reason) { return rt.list[0], reason.OK }
+		start := time.Now()
+		_, err := r.a.open(t.Context(), nil, find)
+		var own *Refusal
+		if !errors.As(err, &own) || own.Reason != reason.TunnelClosed || time.Since(start) != tunnelWait {
+			t.Errorf("without a gateway: %v after %v", err, time.Since(start))
+		}
+		time.AfterFunc(time.Second, func() { r.dialer.set("gw1:443", nil) })
+		time.Sleep(time.Second)
+		f, err := r.a.open(t.Context(), nil, find)
+		for range 5 { // the back-off may be at its longest
+			if err == nil {
+				break
+			}
+			f, err = r.a.open(t.Context(), nil, find)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.a.drop(f)
+	})
+}
+
+func TestGCR002_M84_M85_NoticesAreShownAtOnceWithTypeLevelTimeContent(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		fetches := r.link.nFetches()
+		at := time.Now().Add(-time.Second).Truncate(time.Second)
+		r.dialer.last().notices(&wire.Notice{
+			GatewayID: "GW000000001", DeviceID: testID.DeviceID, Timestamp: wire.FormatTime(at), ExceptionAlertType: string(alert.SessionCut),
+			ExceptionAlertLevel: 2, ExceptionAlertContent: "设备 DEV00000001，会话被切断\x1b[31m; app APP00000001",
+		})
+		n := r.a.Status().Notices[0]
+		if n.Type != "1.004" || n.Level != 2 || !n.Time.Equal(at) || n.Content != "设备 DEV00000001，会话被切断[31m; app APP00000001" {
+			t.Errorf("notice %+v", n)
+		}
+		if !strings.Contains(n.EN, "a live session was cut") || !strings.Contains(n.ZH, "在线会话被切断") {
+			t.Errorf("worded as %q and %q", n.EN, n.ZH)
+		}
+		synctest.Wait()
+		if r.link.nFetches() != fetches+1 {
+			t.Errorf("%d fetches after a cut, want one more than %d", r.link.nFetches(), fetches)
+		}
+		for range 10 * maxNotices {
+			r.dialer.last().notices(&wire.Notice{ExceptionAlertType: "1.004"})
+		}
+		if got := len(r.a.Status().Notices); got != maxNotices {
+			t.Errorf("%d notices are kept, want %d", got, maxNotices)
+		}
+		synctest.Wait()
+		if r.link.nFetches() > fetches+3 {
+			t.Errorf("a flood of notices made %d fetches", r.link.nFetches()-fetches)
+		}
+	})
+}
+
+func TestGCR002_M100_M101_M102_ClockJumpIsReportedAtOnce(t *testing.T) {
+	var shift atomic.Int64 // time.Duration
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		r := newRig(t, func(c *Config) {
+			c.Now = func() time.Time { return time.Now().Add(time.Duration(shift.Load())) }
+			c.Elapsed = func() time.Duration { return time.Since(start) + 1 }
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.a.watch(ctx) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(r.link.alerts(alert.ClockJump)); n != 0 {
+			t.Fatalf("%d alerts without a jump", n)
+		}
+		shift.Store(int64(-time.Hour))
+		time.Sleep(watchPeriod)
+		synctest.Wait()
+		got := r.link.alerts(alert.ClockJump)
+		if len(got) != 1 || got[0].Level != alert.Warning || got[0].Time.IsZero() || got[0].DeviceID != testID.DeviceID || !strings.Contains(got[0].Detail, "-1h0m0s") {
+			t.Fatalf("alerts %+v", got)
+		}
+		m := r.a.alertTable(got[0])
+		if err := m.Validate(wire.Strict); err != nil {
+			t.Errorf("Table 22: %v", err)
+		}
+		shift.Add(int64(-time.Second)) // slewing is no jump
+		time.Sleep(watchPeriod)
+		synctest.Wait()
+		if n := len(r.link.alerts(alert.ClockJump)); n != 1 {
+			t.Errorf("%d alerts after a small correction, want 1", n)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A token stolen from another place is of no use here: what a tunnel says is
+// its own device and agent, whatever a list or a token names.
+func TestS1_TheTunnelSpeaksForItsOwnDeviceOnly(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		h := r.dialer.allDials()[0].hello
+		if h.AgentID != testID.AgentID || h.DeviceID != testID.DeviceID || h.UserID != testUser || h.AuthToken != "aaaaaaaaaa1" {
+			t.Errorf("hello %+v", h)
+		}
+		foreign := resources(row("APP00000009", "10.0.0.9", 80))
+		foreign.List.DeviceID = "DEV00000002"
+		r.link.ev.Resources(foreign)
+		other := resources(row("APP00000009", "10.0.0.9", 80))
+		other.List.UserID = "USR00000002"
+		r.link.ev.Resources(other)
+		r.link.ev.Token(ctlclient.Token{UserID: "USR00000002", AuthToken: "stolen00000", Expires: time.Now().Add(time.Hour)})
+		synctest.Wait()
+		if len(r.a.Resources()) != 1 || r.a.Resources()[0].AppID != "APP00000001" {
+			t.Errorf("a list for another device or user was taken: %+v", r.a.Resources())
+		}
+		if s := r.a.Status(); s.UserID != testUser {
+			t.Errorf("a token for another user was taken: %+v", s)
+		}
+		for _, out := range []any{r.a.Status(), r.a.Resources()} {
+			if strings.Contains(fmt.Sprintf("%+v", out), "aaaaaaaaaa1") {
+				t.Errorf("the token stands in %+v", out)
+			}
+		}
+	})
+}
+
+func TestGCR002_M97_ABadRowGivesNoWayAndHidesNoOther(t *testing.T) {
+	rs := resources(row("APP00000001", "not an ip", 80), row("APP00000002", "10.0.0.5", 0), row("", "10.0.0.5", 80),
+		row("APP00000003", "10.0.0.5", 80), row("APP00000004", "10.0.0.6", 53))
+	rs.Facts = []wire.ResourceFacts{{I: 9}, {I: -1}, {I: 4, Protocol: "icmp"}}
+	tab, err := newRoutes(rs)
+	if err == nil || len(tab.list) != 1 || tab.list[0].AppID != "APP00000003" {
+		t.Errorf("got %v, %v", tab.list, err)
+	}
+}
+
+// A list that was fetched on a hint and taken back before the link's own next
+// look must not stay: the link passes on only what differs from its last.
+func TestAHintedListIsLookedAtAgain(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		set := func(rs *ctlclient.Resources) {
+			r.link.mu.Lock()
+			r.link.resources = rs
+			r.link.mu.Unlock()
+		}
+		a := r.link.resources
+		set(resources())
+		r.dialer.last().notices(&wire.Notice{ExceptionAlertType: string(alert.SessionCut)})
+		synctest.Wait()
+		if n := len(r.a.Resources()); n != 0 {
+			t.Fatalf("%d resources right after the hint, want 0", n)
+		}
+		set(a)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(r.a.Resources()); n != 1 {
+			t.Errorf("%d resources a minute later, want 1", n)
+		}
+		fetches := r.link.nFetches()
+		time.Sleep(10 * time.Minute)
+		if n := r.link.nFetches() - fetches; n > 1 {
+			t.Errorf("%d further fetches without a hint", n)
+		}
+	})
+}
