@@ -60,7 +60,7 @@ func (p *Proxy) deny(x *Exchange, err error) error {
 	if x.Started() {
 		return d
 	}
-	if d.why.Status() == 400 || x.Body != nil {
+	if d.why.Status() == 400 || x.Body != nil || x.Carrier == exchange.WebSocket {
 		x.Stream.CloseAfter() // nothing after a request that was not understood, or not read
 	}
 	x.Add("X-Request-Id", x.ID)

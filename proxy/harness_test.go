@@ -119,6 +119,15 @@ type fixture struct {
 	addr    string
 	roots   *x509.CertPool
 	ca      *testCA
+	h2c     *http.Client
+}
+
+// h2 returns one HTTP/2 client for the whole test.
+func (f *fixture) h2() *http.Client {
+	if f.h2c == nil {
+		f.h2c = f.client("h2")
+	}
+	return f.h2c
 }
 
 type option func(*fixtureConfig)
@@ -409,3 +418,29 @@ func (r *recorder) seen(path string) (requests int, bytes string) {
 type writerFunc func([]byte)
 
 func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
+
+// rawUpstream answers each connection's first request with raw and closes.
+func rawUpstream(t *testing.T, raw string) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+					_, _ = io.WriteString(c, raw)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	return "http://" + l.Addr().String()
+}

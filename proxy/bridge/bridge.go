@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -154,27 +155,34 @@ func (s *stream) Upgrade(h exchange.Header) (net.Conn, error) {
 	if s.h.Taken != nil {
 		s.h.Taken(c)
 	}
-	if rw.Reader.Buffered() > 0 {
+	if err := s.answerUpgrade(c, rw.Reader.Buffered(), h); err != nil {
 		s.conn.Reset()
-		return nil, ErrEarly
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (s *stream) answerUpgrade(c net.Conn, early int, h exchange.Header) error {
+	if early > 0 {
+		return ErrEarly
 	}
 	if err := c.SetDeadline(time.Time{}); err != nil {
-		return nil, err
+		return fmt.Errorf("answer upgrade: %w", err)
 	}
 	var b strings.Builder
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	for _, f := range h {
 		if strings.ContainsAny(f.Name+f.Value, "\r\n\x00") {
-			s.conn.Reset()
-			return nil, fmt.Errorf("answer upgrade: field %q is malformed", f.Name)
+			return fmt.Errorf("answer upgrade: field %q is malformed", f.Name)
 		}
 		b.WriteString(f.Name + ": " + f.Value + "\r\n")
 	}
 	b.WriteString("\r\n")
-	if _, err := c.Write([]byte(b.String())); err != nil {
-		return nil, fmt.Errorf("answer upgrade: %w", err)
+	if _, err := io.WriteString(c, b.String()); err != nil {
+		return fmt.Errorf("answer upgrade: %w", err)
 	}
-	return c, nil
+	return nil
 }
 
 func (s *stream) CloseAfter() { s.close = true }
