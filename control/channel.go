@@ -141,6 +141,8 @@ func status(r reason.Reason) int {
 		return http.StatusRequestEntityTooLarge
 	case reason.LoginLimit, reason.TokenGuessLimit:
 		return http.StatusTooManyRequests
+	case reason.Overload:
+		return http.StatusServiceUnavailable
 	case reason.InternalError:
 		return http.StatusInternalServerError
 	}
