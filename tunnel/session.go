@@ -1,0 +1,312 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/envelope"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/tunnel/carrier"
+	"github.com/yumen-zt/yumen/tunnel/mux"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// rotation is how long a token counts in Table 12 after a newer one took its
+// place: requests may be under way.
+const rotation = 60 * time.Second
+
+// tunnel is one agent's tunnel.
+type tunnel struct {
+	srv   *Server
+	conn  Conn
+	key   string // the session's id
+	id    certid.Identity
+	since time.Time
+	mux   *mux.Session
+	flows sync.WaitGroup
+
+	userID string // guarded by srv.mu until the hello is accepted, then read only
+
+	// Set by the hello, on the reader's goroutine, before the mux lets flows in.
+	seal    *carrier.Sealer
+	session *access.Session
+
+	ready   atomic.Bool  // the hello was accepted: seal and session are set
+	renewed atomic.Int64 // UnixNano of the hello or the last accepted Table 14
+	in, out atomic.Int64 // bytes of ended flows
+
+	mu       sync.Mutex
+	newest   time.Time // guarded by mu; updateTime of the last accepted Table 14
+	previous string    // guarded by mu; the token before the present one
+	until    time.Time // guarded by mu; it counts so long
+	notices  float64   // guarded by mu; how many more may go now
+	noticeAt time.Time // guarded by mu
+}
+
+// ServeConn serves one tunnel until it ends or ctx does, and closes c. It
+// returns why, a [*mux.ClosedError], after every goroutine of the tunnel.
+func (s *Server) ServeConn(ctx context.Context, c Conn) error {
+	t := &tunnel{srv: s, conn: c, since: s.cfg.Now(), key: newKey(), notices: noticeBurst}
+	t.renewed.Store(t.since.UnixNano())
+	t.mux = mux.Server(c.Conn, mux.Config{
+		Handler: t, Keeper: s.keeper, Window: s.cfg.Limits.Window, Budget: s.cfg.Limits.Budget,
+		MaxFlows: s.cfg.Limits.Flows + 64, // ours is met first, and answered by Table 13
+	})
+	carrier.Tune(c.Conn)
+	r := t.identify()
+	if r == reason.OK {
+		if r = s.join(t); r == reason.OK {
+			defer s.leave(t)
+		}
+	}
+	if r != reason.OK {
+		t.mux.Close(r)
+		t.interfaceAudit("tunnel", r, "")
+	}
+	err := t.mux.Run(ctx)
+	var ce *mux.ClosedError
+	if errors.As(err, &ce) {
+		r = ce.Reason
+	}
+	if t.ready.Load() {
+		s.cfg.Access.Close(t.session, r)
+	}
+	t.flows.Wait()
+	t.ended(ce)
+	return err
+}
+
+// identify takes agent and device from the certificate, and from nothing else.
+func (t *tunnel) identify() reason.Reason {
+	if t.conn.Peer == nil {
+		return reason.ClientCertAbsent
+	}
+	id, err := certid.Of(t.conn.Peer)
+	if err != nil || id.Agent == "" || id.Device == "" {
+		return reason.ClientCertBad
+	}
+	t.id = id
+	t.conn.Peer = nil // not held for the tunnel's life
+	return reason.OK
+}
+
+func newKey() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return "T" + hex.EncodeToString(b[:])
+}
+
+// Message takes one MESSAGE, on the reader's goroutine.
+func (t *tunnel) Message(p []byte) reason.Reason {
+	if p[0] == carrier.Hello {
+		if t.ready.Load() {
+			return reason.FrameMalformed
+		}
+		// On its own goroutine: the stack that SM2 needs must not stay with an
+		// idle tunnel.
+		done := make(chan reason.Reason)
+		go func() { done <- t.hello(p[1:]) }()
+		return <-done
+	}
+	if !t.ready.Load() {
+		return reason.NotAuthenticated
+	}
+	kind, body, err := t.seal.Open(p)
+	if err != nil || kind != carrier.Renewal {
+		return reason.MessageSealed
+	}
+	return t.reply(t.renew(body))
+}
+
+// hello checks who is there and answers. The checks stand in the order of
+// docs/tunnel.md §5.
+func (t *tunnel) hello(raw []byte) reason.Reason {
+	s := t.srv
+	m, err := s.cfg.Hello.Open(raw, wire.TypeHello) // 1 signature, receiver, time
+	if err != nil {
+		r := reason.MessageMalformed
+		var re *envelope.RejectedError
+		if errors.As(err, &re) {
+			r = re.Reason
+		}
+		s.log.Info("tunnel hello refused", zap.String("agent_id", t.id.Agent), zap.Stringer("remote_addr", t.conn.Remote),
+			zap.Stringer("reason", r), zap.NamedError("error", errors.Unwrap(err)))
+		t.interfaceAudit("hello", r, "")
+		s.cfg.Alerts.Raise(alert.Alert{Code: alert.MessageRefused, Time: s.cfg.Now(), Reason: r, DeviceID: t.id.Device, Remote: t.conn.Remote.String(), Detail: "tunnel hello"})
+		return r
+	}
+	h, err := wire.DecodeExtension[wire.TunnelHello](m.Body)
+	if err == nil && h.Version == 1 {
+		t.seal, err = carrier.NewSealer(h.Key, true)
+		clear(h.Key)
+	}
+	if err != nil || h.Version != 1 || m.Header.Sender != t.id.Agent {
+		r := reason.MessageMalformed
+		if err == nil && h.Version == 1 {
+			r = reason.MessageSender
+		}
+		t.interfaceAudit("hello", r, "")
+		return r
+	}
+	r := t.admit(h)
+	t.interfaceAudit("hello", r, h.UserID)
+	if r != reason.OK {
+		_ = t.reply(r)
+		return r.Public()
+	}
+	s.known(t, t.session.Facts().UserID)
+	t.renewed.Store(s.cfg.Now().UnixNano())
+	t.ready.Store(true)
+	t.mux.Establish()
+	s.metrics.hellos.Inc()
+	return t.reply(reason.OK)
+}
+
+// admit compares the hello with the certificate, and asks access.
+func (t *tunnel) admit(h *wire.TunnelHello) (r reason.Reason) {
+	switch {
+	case h.AgentID != t.id.Agent:
+		return reason.AgentMismatch
+	case h.DeviceID != t.id.Device:
+		return reason.DeviceMismatch
+	case h.AuthToken == "" || h.UserID == "":
+		return reason.LoginRequired
+	}
+	t.session, r = t.srv.cfg.Access.Attach(policy.Facts{
+		SessionID: t.key, UserID: h.UserID, DeviceID: t.id.Device, AgentID: t.id.Agent, Token: h.AuthToken,
+	})
+	return r
+}
+
+// renew is Table 14: whose it is comes from the tunnel (Q16).
+func (t *tunnel) renew(body []byte) (r reason.Reason) {
+	defer func() { t.interfaceAudit("T14", r, t.userID) }()
+	m, err := wire.Decode[wire.Renewal](body, t.srv.cfg.Profile)
+	if err != nil {
+		return reason.MessageInvalid
+	}
+	at, err := wire.ParseTime(m.UpdateTime)
+	if err != nil {
+		return reason.MessageInvalid
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at.Before(t.newest) {
+		return reason.OK // answered, and ignored (M80)
+	}
+	was := t.session.Facts().Token
+	if r := t.srv.cfg.Access.Renew(t.session, m.AuthToken, at); r != reason.OK {
+		return r
+	}
+	now := t.srv.cfg.Now()
+	t.newest = at
+	t.renewed.Store(now.UnixNano())
+	if t.session.Facts().Token != was {
+		t.previous, t.until = was, now.Add(rotation)
+	}
+	return reason.OK
+}
+
+// tokenCounts reports whether token is the session's.
+func (t *tunnel) tokenCounts(token string) bool {
+	if token == "" {
+		return false
+	}
+	if token == t.session.Facts().Token {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return token == t.previous && t.srv.cfg.Now().Before(t.until)
+}
+
+// reply answers the hello or Table 14 in the form of Table 5 (Q9).
+func (t *tunnel) reply(r reason.Reason) reason.Reason {
+	m := &wire.Reply{Code: wire.Success, Result: r.Result()}
+	if r != reason.OK {
+		m.Code = wire.Failure
+	}
+	body, err := wire.Encode(m)
+	if err != nil {
+		return reason.InternalError
+	}
+	if err := t.seal.Seal(carrier.Reply, body, t.mux.Send); errors.Is(err, mux.ErrBusy) {
+		return reason.BudgetExceeded
+	}
+	return reason.OK
+}
+
+// review closes a tunnel that lost its ground. It is called about each second.
+func (t *tunnel) review(now time.Time) {
+	if !t.ready.Load() {
+		return // the mux gives it 10 s
+	}
+	if r := t.session.Reason(); r != reason.OK {
+		t.farewell(r)
+	} else if now.Sub(time.Unix(0, t.renewed.Load())) > t.srv.cfg.Limits.RenewWithin {
+		t.srv.cfg.Alerts.Raise(alert.Alert{Code: alert.RenewalMissed, Time: now, Reason: reason.RenewalMissed, UserID: t.userID, DeviceID: t.id.Device, SessionID: t.key, Remote: t.conn.Remote.String()})
+		t.farewell(reason.RenewalMissed)
+	}
+}
+
+// farewell tells the agent why, and closes.
+func (t *tunnel) farewell(r reason.Reason) {
+	code := alert.SessionCut
+	if r == reason.RenewalMissed {
+		code = alert.RenewalMissed
+	}
+	t.tell(alert.Alert{Code: code, Reason: r})
+	t.mux.Close(r.Public())
+}
+
+// ended accounts for a tunnel that is over.
+func (t *tunnel) ended(ce *mux.ClosedError) {
+	if ce == nil {
+		return
+	}
+	s := t.srv
+	s.metrics.closed.WithLabelValues(ce.Reason.String()).Inc()
+	switch {
+	case ce.Remote:
+	case ce.Reason == reason.FrameMalformed, ce.Reason == reason.BudgetExceeded, ce.Reason == reason.FrameRate, ce.Reason == reason.MessageSealed:
+		s.cfg.Alerts.Raise(alert.Alert{Code: alert.TunnelAbuse, Time: s.cfg.Now(), Reason: ce.Reason, UserID: t.userID, DeviceID: t.id.Device, Remote: t.conn.Remote.String()})
+	}
+	s.log.Info("tunnel closed", zap.String("session_id", t.key), zap.String("agent_id", t.id.Agent), zap.String("device_id", t.id.Device),
+		zap.String("user_id", t.userID), zap.Stringer("remote_addr", t.conn.Remote), zap.Stringer("reason", ce.Reason), zap.Bool("by_peer", ce.Remote),
+		zap.Duration("age", s.cfg.Now().Sub(t.since)), zap.Int64("bytes_in", t.in.Load()), zap.Int64("bytes_out", t.out.Load()))
+	if t.ready.Load() {
+		t.interfaceAudit("tunnel end", ce.Reason, t.userID)
+	}
+}
+
+// interfaceAudit records an operation on the interface of clause 8.3.
+func (t *tunnel) interfaceAudit(object string, r reason.Reason, user string) {
+	t.srv.cfg.Audit.Write(&audit.Record{
+		Time: t.srv.cfg.Now(), Kind: audit.Interface, GatewayID: t.srv.cfg.GatewayID, UserID: user, DeviceID: t.id.Device, AgentID: t.id.Agent,
+		SessionID: t.key, Object: object, Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite, Remote: t.conn.Remote.String(),
+		Allowed: r == reason.OK, Result: r.String(), Code: r,
+	})
+}
+
+func (t *tunnel) info() Info {
+	st := t.mux.Stats()
+	t.srv.mu.Lock()
+	user := t.userID
+	t.srv.mu.Unlock()
+	return Info{
+		ID: t.key, AgentID: t.id.Agent, DeviceID: t.id.Device, UserID: user, Remote: t.conn.Remote, Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite,
+		Since: t.since, Renewed: time.Unix(0, t.renewed.Load()), Flows: st.Flows, BytesIn: t.in.Load(), BytesOut: t.out.Load(), Datagrams: st.Dropped,
+	}
+}
