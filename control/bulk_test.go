@@ -27,7 +27,7 @@ func bulkRows(t testing.TB, s *Server, n int) {
 	}
 	for i := 0; i < n; {
 		var ops []store.Op
-		for ; i < n && len(ops) < 4000; i++ {
+		for ; i < n && len(ops) < 16000; i++ {
 			u, d, a := fmt.Sprintf("USRB%07d", i), fmt.Sprintf("DEVB%07d", i), fmt.Sprintf("AGTB%07d", i)
 			ops = append(ops, entry(model.KeyUser+u, model.User{ID: u, Name: u}),
 				entry(model.KeyParty+a, model.Party{Kind: model.Agent, ID: a, DeviceID: d}),

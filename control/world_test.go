@@ -9,9 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -22,7 +20,6 @@ import (
 
 	"github.com/emmansun/gmsm/smx509"
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/envelope"
@@ -571,7 +568,7 @@ func (p *pushes) next(event string) sse {
 				continue
 			}
 			if e.event != event {
-				p.c.w.t.Fatalf("got event %+v, want %s", e, event)
+				p.c.w.t.Fatalf("got event %s %q %.200s, want %s", e.event, e.id, e.data, event)
 			}
 			return e
 		case <-time.After(10 * time.Second):
@@ -614,13 +611,3 @@ func newMsgID() string {
 	rand.Read(raw)
 	return hex.EncodeToString(raw)
 }
-
-// lanDialer dials addr whatever the host of a URL is.
-func lanDialer(addr net.Addr) func(context.Context, string, string) (net.Conn, error) {
-	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", addr.String())
-	}
-}
-
-var _ = fmt.Sprint
-var _ jsontext.Value
