@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/emmansun/gmsm/smx509"
@@ -54,7 +55,8 @@ type caller struct {
 
 	kept  *http.Client // connections are kept
 	fresh *http.Client // each request on its own
-	local func() net.Addr
+
+	tries sync.WaitGroup // hedged attempts that run
 }
 
 func newCaller(cfg callerConfig) (*caller, error) {
@@ -193,7 +195,9 @@ func (c *caller) client(conf *tls.Config, fresh bool) *http.Client {
 	}
 }
 
+// close waits for the attempts that still run and closes kept connections.
 func (c *caller) close() {
+	c.tries.Wait()
 	c.kept.CloseIdleConnections()
 	c.fresh.CloseIdleConnections()
 }
@@ -223,10 +227,14 @@ func (c *caller) post(ctx context.Context, path string, h envelope.Header, body 
 	}
 	answers := make(chan answer, 2)
 	try := func(client *http.Client) {
-		m, err := c.exchange(ctx, client, path, h.MsgType, raw)
-		answers <- answer{m, err}
+		// The loser may take seconds to say goodbye to a dead path; close waits
+		// for it, this call does not.
+		c.tries.Go(func() {
+			m, err := c.exchange(ctx, client, path, h.MsgType, raw)
+			answers <- answer{m, err}
+		})
 	}
-	go try(c.kept)
+	try(c.kept)
 	running, hedged := 1, false
 	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
@@ -237,7 +245,7 @@ func (c *caller) post(ctx context.Context, path string, h envelope.Header, body 
 			if !hedged {
 				hedged = true
 				running++
-				go try(c.fresh)
+				try(c.fresh)
 			}
 		case a := <-answers:
 			running--
@@ -245,10 +253,6 @@ func (c *caller) post(ctx context.Context, path string, h envelope.Header, body 
 			if a.err == nil || errors.As(a.err, &refused) || running == 0 {
 				if a.err != nil && first.err != nil && refused == nil {
 					a = first
-				}
-				cancel()
-				for ; running > 0; running-- {
-					<-answers // no goroutine outlives the call
 				}
 				return a.m, a.err
 			}

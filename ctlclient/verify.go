@@ -296,7 +296,7 @@ func listFault(name wire.ListName, part string, err error) error {
 		if why == reason.MessageReceiver {
 			why = reason.ListOtherReceiver
 		}
-		return &ListError{List: name, Reason: why, Err: fmt.Errorf("%s: %w", part, errors.Join(err, errors.Unwrap(re)))}
+		return &ListError{List: name, Reason: why, Err: fmt.Errorf("%s: %w", part, withCause(err))}
 	}
 	return &ListError{List: name, Reason: reason.InternalError, Err: fmt.Errorf("%s: %w", part, err)}
 }
