@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"regexp"
 	"strings"
@@ -76,17 +77,14 @@ func explainError(err error) (reason.Reason, Words) {
 	case errors.As(err, &own):
 		return own.Reason, sentence(own.Reason, own.Detail)
 	case errors.As(err, &gw):
-		if gw.Result != "" {
-			if r, w := Explain(gw.Result); r != reason.OK {
-				return r, w
-			}
+		if gw.Result == "" {
+			return gw.Reason, sentence(gw.Reason, "")
 		}
-		return gw.Reason, sentence(gw.Reason, "")
+		r, w := Explain(gw.Result)
+		return cmp.Or(r, gw.Reason), w
 	case errors.As(err, &ctl):
-		if r, w := Explain(ctl.Result); r != reason.OK {
-			return r, w
-		}
-		return ctl.Reason, sentence(ctl.Reason, printable(ctl.Result))
+		r, w := Explain(ctl.Result)
+		return cmp.Or(r, ctl.Reason), w
 	case errors.Is(err, ctlclient.ErrDown):
 		return reason.UpstreamUnreachable, Words{
 			EN: "the control center cannot be reached; check the network and try again",

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/emmansun/gmsm/smx509"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/envelope"
@@ -118,6 +119,7 @@ type gatewayDialer struct {
 	roots    *x509.CertPool
 	messages *smx509.CertPool
 	sender   envelope.Sender
+	chain    jsontext.Value // of sender, for the hello's extension
 	now      func() time.Time
 }
 
@@ -143,7 +145,7 @@ func newGatewayDialer(keys *keystore.Store, id Identity, now func() time.Time) (
 		return nil, err
 	}
 	return &gatewayDialer{
-		own: own, roots: roots, messages: messages, now: now,
+		own: own, roots: roots, messages: messages, now: now, chain: envelope.SignerExt(chain),
 		sender: envelope.Sender{ID: id.AgentID, Key: signer, Cert: chain[0], Now: now},
 	}, nil
 }
@@ -166,7 +168,7 @@ func (d *gatewayDialer) Dial(ctx context.Context, gw wire.GatewayRef, addr strin
 	if err != nil {
 		return nil, err
 	}
-	return carrier.Connect(ctx, conn, carrier.ClientConfig{
+	t, err := carrier.Connect(ctx, conn, carrier.ClientConfig{
 		Identity: hello,
 		Notices:  notices,
 		Hello: func(h wire.TunnelHello) ([]byte, error) {
@@ -174,9 +176,14 @@ func (d *gatewayDialer) Dial(ctx context.Context, gw wire.GatewayRef, addr strin
 			if err != nil {
 				return nil, err
 			}
-			return d.sender.Seal(envelope.Header{MsgType: wire.TypeHello, Receiver: gw.ID}, body, enc)
+			ext := map[string]jsontext.Value{wire.ExtSigner: d.chain}
+			return d.sender.Seal(envelope.Header{MsgType: wire.TypeHello, Receiver: gw.ID, Ext: ext}, body, enc)
 		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (d *gatewayDialer) verify(s tls.ConnectionState, gatewayID string) error {
