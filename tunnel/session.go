@@ -60,10 +60,9 @@ type tunnel struct {
 func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	t := &tunnel{srv: s, conn: c, since: s.cfg.Now(), key: newKey(), notices: noticeBurst}
 	t.renewed.Store(t.since.UnixNano())
-	t.mux = mux.Server(c.Conn, mux.Config{
-		Handler: t, Keeper: s.keeper, Window: s.cfg.Limits.Window, Budget: s.cfg.Limits.Budget,
-		MaxFlows: s.cfg.Limits.Flows + 64, // ours is met first, and answered by Table 13
-	})
+	mc := s.mux
+	mc.Handler = t
+	t.mux = mux.Server(c.Conn, mc)
 	carrier.Tune(c.Conn)
 	r := t.identify()
 	if r == reason.OK {

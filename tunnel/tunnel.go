@@ -120,7 +120,7 @@ type Server struct {
 	cfg     Config
 	log     *zap.Logger
 	apps    atomic.Pointer[apps.Registry]
-	keeper  *mux.Keeper
+	mux     mux.Config // of every tunnel, but for its Handler
 	metrics metrics
 
 	mu       sync.Mutex
@@ -158,7 +158,11 @@ func New(cfg Config) (*Server, error) {
 		cfg.Now = time.Now
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, keeper: mux.NewKeeper(cfg.Limits.PeerTimeout),
+		cfg: cfg, log: cfg.Logger,
+		mux: mux.Config{
+			Keeper: mux.NewKeeper(cfg.Limits.PeerTimeout), Window: cfg.Limits.Window, Budget: cfg.Limits.Budget,
+			MaxFlows: cfg.Limits.Flows + 64, // ours is met first, and answered by Table 13
+		},
 		tunnels: map[*tunnel]struct{}{}, byDevice: map[string]map[*tunnel]struct{}{}, byUser: map[string]map[*tunnel]struct{}{},
 	}
 	s.apps.Store(cfg.Apps)

@@ -26,6 +26,11 @@ func (s *Session) read() (reason.Reason, error) {
 		if r != reason.OK {
 			return r, nil
 		}
+		select {
+		case <-s.done: // what comes after the end has no effect
+			return reason.TunnelClosed, nil
+		default:
+		}
 		var err error
 		switch h.Kind {
 		case Data, Datagram:
@@ -44,11 +49,6 @@ func (s *Session) read() (reason.Reason, error) {
 		}
 		if r != reason.OK {
 			return r, nil
-		}
-		select {
-		case <-s.done:
-			return reason.TunnelClosed, nil
-		default:
 		}
 	}
 }

@@ -60,6 +60,7 @@ func newSession(conn net.Conn, cfg Config, client bool) *Session {
 	s.opens, s.pings = newBucket(cfg.OpenBurst), newBucket(cfg.PingBurst)
 	s.msgs, s.wins = newBucket(cfg.MessageBurst), newBucket(cfg.WindowRate)
 	s.wr.released.L = &s.wr.mu
+	s.wg.Add(1) // goodbye's, from the start: others may add while Run waits
 	return s
 }
 
@@ -224,7 +225,6 @@ func (s *Session) fail(why *ClosedError, say bool) {
 	s.err = why
 	flows := slices.Collect(maps.Values(s.flows))
 	s.flows = nil
-	s.wg.Add(1)
 	s.mu.Unlock()
 	close(s.done)
 	for _, f := range flows {

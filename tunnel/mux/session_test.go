@@ -190,11 +190,11 @@ func TestHelloTimeout(t *testing.T) {
 		r := newRaw(t, false, Config{})
 		begin := time.Now()
 		// Pings do not buy time.
-		go func() {
+		r.wg.Go(func() {
 			for r.send(Ping, 0, 0, make([]byte, 8)...) {
 				time.Sleep(time.Second)
 			}
-		}()
+		})
 		if _, why := r.end(false); why != reason.HelloTimeout {
 			t.Errorf("ended for %v", why)
 		}
@@ -516,5 +516,24 @@ func TestTunnelEndResetsEveryFlow(t *testing.T) {
 	}
 	if _, err := p.agent.Start(false, nil); err == nil {
 		t.Error("a tunnel that ended opens flows")
+	}
+}
+
+func TestNothingIsTakenAfterTheEnd(t *testing.T) {
+	a, b := net.Pipe()
+	h := newAcceptor()
+	s := Server(b, Config{Handler: h})
+	s.Close(reason.TunnelLimit) // before Run: the peer's first record may be here already
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = a.Write(appendRecord(nil, Message, 0, 0, []byte("hello"))) })
+	wg.Go(func() { _, _ = io.Copy(io.Discard, a) })
+	var ce *ClosedError
+	if err := s.Run(t.Context()); !errors.As(err, &ce) || ce.Reason != reason.TunnelLimit {
+		t.Errorf("Run: %v", err)
+	}
+	a.Close()
+	wg.Wait()
+	if len(h.messages) != 0 {
+		t.Error("a message was taken after the end")
 	}
 }
