@@ -221,7 +221,13 @@ func (s *Server) unlock(r *http.Request) (any, error) {
 		}
 	})
 	if kind == "user" {
+		_, lockedOut := s.users.Locked(ref.ID)
 		s.users.Forget(ref.ID) // the lock-out after wrong passwords, too
+		var held bool
+		s.view(func(st *model.State) { held = st.Locks[ref] != nil })
+		if lockedOut && !held {
+			return Done{ref.Kind + " " + ref.ID, s.revision()}, nil
+		}
 	}
 	rev, err := s.remove(model.LockKey(ref), notFoundError(fmt.Sprintf("no lock on %s %q (yumen control locks shows them)", kind, id)), nil)
 	return Done{ref.Kind + " " + ref.ID, rev}, err
