@@ -37,7 +37,7 @@ type AgentConfig struct {
 	Interval       time.Duration // of Tables 16, 19 and 21; default and most 55 s (§9.2)
 	RequestTimeout time.Duration // one message and its answer; default 10 s
 
-	OnToken     func(Token)      // for each Table 18 with a token; must not block
+	OnToken     func(Token)      // for each Table 18, whose token may be the last one again; must not block
 	OnResources func(*Resources) // for each Table 19 that differs from the last; must not block
 	OnSignedOut func(error)      // the control center ended the sign-in; must not block
 
@@ -161,7 +161,7 @@ func (a *Agent) replayed(p *Report, m *envelope.Message) {
 	a.mu.Lock()
 	same := a.user == sent.UserID
 	a.mu.Unlock()
-	if t, err := tokenOf(r, sent.UserID, false); err == nil && same {
+	if t, err := tokenOf(r, sent.UserID); err == nil && same {
 		a.took(t)
 	}
 }
@@ -201,21 +201,16 @@ func (a *Agent) wake() {
 // took passes a token on and notes when it ends.
 func (a *Agent) took(t Token) {
 	a.mu.Lock()
-	a.status.LastIdentity = a.cfg.Now()
-	if t.AuthToken != "" {
-		a.status.TokenExpires = t.Expires
-	}
+	a.status.LastIdentity, a.status.TokenExpires = a.cfg.Now(), t.Expires
 	a.mu.Unlock()
-	if t.AuthToken != "" {
-		a.cfg.OnToken(t)
-	}
+	a.cfg.OnToken(t)
 }
 
 // authentication makes Table 16.
 func (a *Agent) authentication(userID string, method int, factors []wire.Factor) *wire.Authentication {
 	ip, port := a.cfg.Address()
 	return &wire.Authentication{
-		AgentID: a.cfg.AgentID, UserID: userID, UserAuthenticationMethod: method, UserAuthenticationList: factors,
+		AgentID: a.cfg.AgentID, DeviceID: a.cfg.DeviceID, UserID: userID, UserAuthenticationMethod: method, UserAuthenticationList: factors,
 		DeviceType: a.cfg.DeviceType, SystemType: a.cfg.SystemType, Longitude: a.cfg.Longitude, Latitude: a.cfg.Latitude,
 		IP: ip, Port: port, Timestamp: wire.FormatTime(a.cfg.Now()),
 	}
@@ -227,18 +222,12 @@ func (a *Agent) prove(ctx context.Context, userID string, method int, factors []
 	if err != nil {
 		return Token{}, err
 	}
-	return tokenOf(r, userID, len(factors) > 0)
+	return tokenOf(r, userID)
 }
 
-// tokenOf reads the token of a successful Table 18. must is set after a
-// sign-in: a success without a token counts as a failure then (M96).
-func tokenOf(r *wire.AuthenticationReply, userID string, must bool) (Token, error) {
-	if r.AuthToken == "" {
-		if must {
-			return Token{}, fmt.Errorf("%w: table 18 has no token", ErrDown)
-		}
-		return Token{UserID: userID}, nil
-	}
+// tokenOf reads the token of a successful Table 18. A success without a token
+// counts as a failure (M96); Decode has refused it already.
+func tokenOf(r *wire.AuthenticationReply, userID string) (Token, error) {
 	end, err := wire.ParseTime(r.ExpirationDate)
 	if err != nil {
 		return Token{}, fmt.Errorf("%w: table 18: expirationDate: %w", ErrDown, err)

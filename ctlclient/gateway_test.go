@@ -22,7 +22,7 @@ import (
 )
 
 // site is a center with lists, and a gateway's link to it, in a bubble.
-func site(t *testing.T, f func(w *world, c *center, e *enforcer, cfg GatewayConfig)) {
+func site(t *testing.T, f func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -31,7 +31,7 @@ func site(t *testing.T, f func(w *world, c *center, e *enforcer, cfg GatewayConf
 		stop := c.start()
 		defer stop()
 		e := &enforcer{}
-		f(w, c, e, w.gatewayConfig(c, e))
+		f(t, w, c, e, w.gatewayConfig(c, e))
 	})
 }
 
@@ -53,7 +53,7 @@ func maxGap(start, end time.Time, got []received) (gap time.Duration) {
 }
 
 func TestGCR002_M47_M63_ReportsAtLeastEvery60s(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		g := newGateway(t, cfg)
 		start := time.Now()
 		stop := run(t, g.Run)
@@ -90,7 +90,7 @@ func TestGCR002_M47_M63_ReportsAtLeastEvery60s(t *testing.T) {
 }
 
 func TestGCR002_M49_ReportsOfAnOutageComeWithTheirOwnTime(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		g := newGateway(t, cfg)
 		stop := run(t, g.Run)
 		time.Sleep(time.Minute)
@@ -161,7 +161,7 @@ func TestGCR002_M49_ReportsOfAnOutageComeWithTheirOwnTime(t *testing.T) {
 }
 
 func TestGCR002_M66_AlertArrivesAtOnceAlsoOverADeadPath(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		g := newGateway(t, cfg)
 		defer run(t, g.Run)()
 		time.Sleep(10 * time.Second)
@@ -227,7 +227,7 @@ func TestR20_AHalfBrokenCenterIsMetWithPauses(t *testing.T) {
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
-			site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+			site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 				c.setFault(fault)
 				g := newGateway(t, cfg)
 				start := time.Now()
@@ -264,7 +264,7 @@ func TestR20_AHalfBrokenCenterIsMetWithPauses(t *testing.T) {
 }
 
 func TestGCR002_M52_ListsOnlyAfterTheDeviceIsProved(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		c.refuse = func(kind string) reason.Reason { return map[string]reason.Reason{"T4": reason.DeviceMismatch}[kind] }
 		g := newGateway(t, cfg)
 		defer run(t, g.Run)()
@@ -290,7 +290,7 @@ func TestGCR002_M52_ListsOnlyAfterTheDeviceIsProved(t *testing.T) {
 }
 
 func TestPullsAreConditionalUntilHalfOfALifeIsOver(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		g := newGateway(t, cfg)
 		defer run(t, g.Run)()
 		time.Sleep(25 * time.Minute)
@@ -323,7 +323,7 @@ func ackOf(t *testing.T, r received) string {
 }
 
 func TestGCR002_M57_DeltasNarrowFirstAndGapsPull(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		c.setLists(5, w.grants(5, grantRow(1), grantRow(2), grantRow(3)), 1, c.policies)
 		g := newGateway(t, cfg)
 		defer run(t, g.Run)()
@@ -412,7 +412,7 @@ func TestGCR002_M57_DeltasNarrowFirstAndGapsPull(t *testing.T) {
 }
 
 func TestHandlerErrorIsAcknowledgedAsNotApplied(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		e.fail = func(what string) error {
 			if what == "grants 1" {
 				return errors.New("no")
@@ -435,7 +435,7 @@ func TestHandlerErrorIsAcknowledgedAsNotApplied(t *testing.T) {
 // A policy list that was made before a lock and arrives after it must not take
 // the lock away.
 func TestALockOutlivesAListThatWasOnItsWay(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		g := newGateway(t, cfg)
 		defer run(t, g.Run)()
 		time.Sleep(5 * time.Second)
@@ -471,7 +471,7 @@ func TestALockOutlivesAListThatWasOnItsWay(t *testing.T) {
 }
 
 func TestR1_RestartServesFromTheStoredLists(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		c.setLists(5, w.grants(5, grantRow(1), grantRow(2), grantRow(3)), 2, w.policies(2, nil, policyRow(1, "level", "1")))
 		stop := run(t, newGateway(t, cfg).Run)
 		time.Sleep(5 * time.Second)
@@ -551,7 +551,7 @@ func TestR1_RestartServesFromTheStoredLists(t *testing.T) {
 }
 
 func TestStoredListThatExpiredGrantsNothing(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		stop := run(t, newGateway(t, cfg).Run)
 		time.Sleep(5 * time.Second)
 		stop()
@@ -567,7 +567,7 @@ func TestStoredListThatExpiredGrantsNothing(t *testing.T) {
 }
 
 func TestQ26_SubjectsAreResolvedAndKept(t *testing.T) {
-	site(t, func(w *world, c *center, e *enforcer, cfg GatewayConfig) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
 		g := newGateway(t, cfg)
 		c.answer = subjectAnswer(t)
 		defer run(t, g.Run)()
