@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -17,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -228,7 +230,7 @@ func (f *fixture) client(proto string, certs ...tls.Certificate) *http.Client {
 	}
 	var rt http.RoundTripper
 	if proto == "h2" {
-		t := &http2.Transport{DialTLSContext: func(ctx context.Context, _, addr string, _ *tls.Config) (net.Conn, error) {
+		t := &http2.Transport{DisableCompression: true, DialTLSContext: func(ctx context.Context, _, addr string, _ *tls.Config) (net.Conn, error) {
 			h, _, _ := net.SplitHostPort(addr)
 			return dial(ctx, h)
 		}}
@@ -253,7 +255,7 @@ func (f *fixture) raw(sni string) *tls.Conn {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 	return c
 }
 
@@ -272,11 +274,12 @@ func (f *fixture) exchange(sni, bytes string, end bool) (status int, closed bool
 	br := bufio.NewReader(c)
 	res, err := http.ReadResponse(br, nil)
 	if err != nil {
-		return 0, true, ""
+		return 0, !errors.Is(err, os.ErrDeadlineExceeded), ""
 	}
 	body, _ := io.ReadAll(res.Body)
 	more, err := io.ReadAll(br)
-	return res.StatusCode, res.Close || err != nil || len(more) == 0, string(body) + string(more)
+	closed = !errors.Is(err, os.ErrDeadlineExceeded)
+	return res.StatusCode, closed, string(body) + string(more)
 }
 
 func do(t *testing.T, c *http.Client, method, url string, h http.Header, body io.Reader) (*http.Response, string) {

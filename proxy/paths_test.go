@@ -183,8 +183,10 @@ func TestS15_MethodsThatAreRefused(t *testing.T) {
 }
 
 func FuzzCanonicalTarget(f *testing.F) {
-	for _, s := range bypasses() {
-		f.Add(s)
+	for i, s := range bypasses() {
+		if i%16 == 0 {
+			f.Add(s)
+		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		path, query, err := canonicalTarget(s)

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
@@ -40,7 +41,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Header: fields(r), Length: r.ContentLength,
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		x.Body = r.Body
+		s.body = &tracked{Reader: r.Body}
+		x.Body = s.body
 		if h.Carrier == exchange.H1 {
 			// Answers may begin before the body has ended, as on HTTP/2.
 			_ = s.rc.EnableFullDuplex()
@@ -55,9 +57,48 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.Begin(r.Context(), h.Now())
 	err := h.Serve(x)
 	x.End()
-	if err != nil && !s.taken {
+	switch {
+	case s.taken:
+	case err != nil:
 		panic(http.ErrAbortHandler) // resets the stream; the server knows this value and logs nothing
+	case s.unread():
+		s.linger()
 	}
+}
+
+// tracked knows whether a body has been read to its end.
+type tracked struct {
+	io.Reader
+	ended atomic.Bool
+}
+
+func (b *tracked) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// unread reports whether bytes of an HTTP/1.1 request's body may still be on
+// their way. Such a connection is never used again: what comes must not be
+// read as a request.
+func (s *stream) unread() bool {
+	return s.h.Carrier == exchange.H1 && s.body != nil && !s.body.ended.Load()
+}
+
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 256 << 10
+)
+
+// linger takes what the client is still sending, so that a reset does not
+// overtake the answer, and leaves nothing for the server to wait for.
+func (s *stream) linger() {
+	if s.rc.Flush() == nil && s.r.Header.Get("Expect") == "" && s.rc.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
+		_, _ = io.CopyN(io.Discard, s.body, lingerBytes)
+	}
+	_ = s.rc.SetReadDeadline(time.Unix(1, 0))
 }
 
 // fields lists the request's fields. net/http has taken Host out on HTTP/1.1;
@@ -89,7 +130,8 @@ type stream struct {
 	h     *Handler
 	r     *http.Request
 	conn  *exchange.Conn
-	taken bool // by Upgrade
+	body  *tracked // nil: none
+	taken bool     // by Upgrade
 	close bool
 }
 
@@ -120,7 +162,7 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 	if len(trailers) > 0 {
 		to["Trailer"] = []string{strings.Join(trailers, ", ")}
 	}
-	if s.close && s.h.Carrier == exchange.H1 {
+	if s.unread() || s.close && s.h.Carrier == exchange.H1 {
 		to["Connection"] = []string{"close"}
 	}
 	s.w.WriteHeader(status)

@@ -23,6 +23,7 @@ var (
 	errEncoding   = errors.New("Transfer-Encoding is not chunked alone")
 	errBoth       = errors.New("Content-Length and Transfer-Encoding together")
 	errOldChunked = errors.New("Transfer-Encoding in HTTP/1.0")
+	errExpect     = errors.New("an expectation other than 100-continue")
 	errLong       = errors.New("a head is too long")
 	errChunk      = errors.New("a chunk's size is malformed")
 	errTrailer    = errors.New("a trailer field is malformed or frames the message")
@@ -82,6 +83,14 @@ func (g *guard) Read(p []byte) (int, error) {
 		return 0, fault
 	}
 	return good, nil
+}
+
+// CloseWrite ends this side's sending, where the connection can.
+func (g *guard) CloseWrite() error {
+	if c, ok := g.Conn.(*exchange.Conn).Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
 }
 
 // Close closes the connection and tells who waits for it.
@@ -238,6 +247,10 @@ func (s *scanner) takeField(line []byte) error {
 		}
 		if s.lengths++; s.lengths > 1 {
 			return errLength
+		}
+	case equalFold(name, "expect"):
+		if !equalFold(value, "100-continue") {
+			return errExpect // net/http answers 417, and then waits for the body without a limit
 		}
 	case equalFold(name, "transfer-encoding"):
 		if !equalFold(value, "chunked") {

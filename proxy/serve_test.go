@@ -1,0 +1,502 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+func TestBodiesStreamBothWays(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		br := bufio.NewReader(r.Body)
+		for {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(w, "echo "+line)
+			w.(http.Flusher).Flush()
+		}
+	}))
+	for _, proto := range protocols {
+		pr, pw := io.Pipe()
+		r, _ := http.NewRequestWithContext(t.Context(), "POST", "https://"+host+"/", pr)
+		go func() { _, _ = io.WriteString(pw, "0\n") }()
+		res, err := f.client(proto).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		br := bufio.NewReader(res.Body)
+		for i := range 5 {
+			got, err := br.ReadString('\n')
+			if err != nil || got != fmt.Sprintf("echo %d\n", i) {
+				t.Fatalf("%s: round %d: %q %v", proto, i, got, err)
+			}
+			if i < 4 {
+				_, _ = fmt.Fprintf(pw, "%d\n", i+1)
+			}
+		}
+		pw.Close()
+		if rest, err := io.ReadAll(br); err != nil || len(rest) > 0 {
+			t.Errorf("%s: %q %v", proto, rest, err)
+		}
+		res.Body.Close()
+	}
+}
+
+func TestLargeBodiesArriveWhole(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Set("X-Length", fmt.Sprint(r.ContentLength))
+		_, _ = w.Write(b)
+	}))
+	big := make([]byte, 5<<20)
+	_, _ = rand.Read(big)
+	for _, proto := range protocols {
+		c := f.client(proto)
+		for range 3 { // also on a connection that has been used
+			res, body := do(t, c, "POST", "https://"+host+"/", nil, bytes.NewReader(big))
+			if body != string(big) || res.Header.Get("X-Length") != fmt.Sprint(len(big)) {
+				t.Errorf("%s: %d bytes came back, length %s at the upstream", proto, len(body), res.Header.Get("X-Length"))
+			}
+			if res, body := do(t, c, "POST", "https://"+host+"/", nil, io.MultiReader(bytes.NewReader(big))); body != string(big) || res.Header.Get("X-Length") != "-1" {
+				t.Errorf("%s: chunked: %d bytes came back, length %s at the upstream", proto, len(body), res.Header.Get("X-Length"))
+			}
+			if res, body := do(t, c, "HEAD", "https://"+host+"/", nil, nil); res.StatusCode != 200 || body != "" {
+				t.Errorf("%s: HEAD: %d %q", proto, res.StatusCode, body)
+			}
+		}
+	}
+	if _, u := f.gate.balance(); u != 18 || f.gate.used[0].BytesIn != int64(len(big)) || f.gate.used[0].BytesOut != int64(len(big)) || f.gate.used[0].Status != 200 {
+		t.Errorf("%d releases, usage %+v", u, f.gate.used[0])
+	}
+}
+
+func TestAnswersKeepTheirMeaning(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/204":
+			w.WriteHeader(204)
+		case "/304":
+			w.Header().Set("Etag", `"x"`)
+			w.WriteHeader(304)
+		case "/302":
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(302)
+		case "/103":
+			w.Header().Set("Link", "</s.css>; rel=preload")
+			w.Header().Set("X-Yumen-User", "evil")
+			w.WriteHeader(103)
+			w.Header().Del("Link")
+			w.WriteHeader(200)
+		case "/trailers":
+			w.Header().Set("Trailer", "Grpc-Status, X-Yumen-User")
+			_, _ = io.WriteString(w, "data")
+			w.(http.Flusher).Flush()
+			w.Header().Set("Grpc-Status", "0")
+			w.Header().Set("X-Yumen-User", "evil")
+		case "/gzip":
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = io.WriteString(w, "not really")
+		}
+	}))
+	for _, proto := range protocols {
+		c := f.client(proto)
+		for _, status := range []int{204, 304, 302} {
+			res, body := do(t, c, "GET", fmt.Sprintf("https://%s/%d", host, status), nil, nil)
+			if res.StatusCode != status || body != "" || status == 302 && res.Header.Get("Location") != "/elsewhere" || status == 304 && res.Header.Get("Etag") != `"x"` {
+				t.Errorf("%s: %d %v %q", proto, res.StatusCode, res.Header, body)
+			}
+		}
+		res, body := do(t, c, "GET", "https://"+host+"/trailers", nil, nil)
+		if body != "data" || res.Trailer.Get("Grpc-Status") != "0" || res.Trailer.Get("X-Yumen-User") != "" {
+			t.Errorf("%s: body %q, trailers %v", proto, body, res.Trailer)
+		}
+		if _, body = do(t, c, "GET", "https://"+host+"/gzip", nil, nil); body != "not really" {
+			t.Errorf("%s: %q", proto, body)
+		}
+		var hints []string
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			hints = append(hints, fmt.Sprint(code, h.Get("Link"), h.Get("X-Yumen-User")))
+			return nil
+		}})
+		r, _ := http.NewRequestWithContext(ctx, "GET", "https://"+host+"/103", nil)
+		res, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if len(hints) != 1 || hints[0] != "103</s.css>; rel=preload" || res.Header.Get("Link") != "" {
+			t.Errorf("%s: informational answers %q, Link %q", proto, hints, res.Header.Get("Link"))
+		}
+	}
+}
+
+// A denied request is never asked for its body.
+func TestExpectIsAnsweredOnlyAfterTheDecision(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader))
+	head := "POST /%s HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 5\r\nExpect: %s\r\n\r\n"
+	f.gate.refuse = func(r *policy.Request) access.Refusal {
+		if r.Path == "/no" {
+			return access.Refusal{Reason: reason.AppNotGranted}
+		}
+		return access.Refusal{}
+	}
+	if status, closed, _ := f.exchange(host, fmt.Sprintf(head, "no", "100-continue"), false); status != 403 || !closed {
+		t.Errorf("denied: %d, closed %v", status, closed)
+	}
+	if status, _, _ := f.exchange(host, fmt.Sprintf(head, "yes", "junk"), false); status != 417 && status != 400 {
+		t.Errorf("junk: %d", status)
+	}
+	// What was not read as a body must not be read as a request.
+	f.gate.mu.Lock()
+	n := len(f.gate.paths)
+	f.gate.mu.Unlock()
+	smuggle := fmt.Sprintf("POST /no HTTP/1.1\r\nHost: %s\r\nContent-Length: 100000\r\n\r\n", host) + "GET /smuggled HTTP/1.1\r\nHost: " + host + "\r\n\r\n"
+	if status, closed, rest := f.exchange(host, smuggle, false); status != 403 || !closed || strings.Contains(rest, "HTTP/1.1 ") {
+		t.Errorf("unread body: %d, closed %v, %q", status, closed, rest)
+	}
+	f.gate.mu.Lock()
+	if len(f.gate.paths) != n {
+		t.Errorf("paths %q", f.gate.paths[n:])
+	}
+	f.gate.mu.Unlock()
+	c := f.raw(host)
+	fmt.Fprintf(c, head, "yes", "100-Continue")
+	br := bufio.NewReader(c)
+	if line, err := br.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	_, _ = br.ReadString('\n')
+	_, _ = io.WriteString(c, "hello")
+	res, err := http.ReadResponse(br, nil)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatalf("%v %v", res, err)
+	}
+	b, _ := io.ReadAll(res.Body)
+	if headersOf(t, string(b))["Expect"] != nil {
+		t.Error("Expect crossed the hop")
+	}
+}
+
+func TestS26_SlowBodiesAndHeadsEnd(t *testing.T) {
+	rec := newRecorder(t)
+	f := newFixture(t, rec.url(), with(func(c *fixtureConfig) {
+		c.cfg.Limits.BodyGrace, c.cfg.Limits.BodyRate, c.cfg.Limits.HeaderTimeout = 100*time.Millisecond, 100, 100*time.Millisecond
+	}))
+	post := "POST /slow HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 1000\r\n\r\n"
+	var wg sync.WaitGroup
+	for name, c := range map[string]struct {
+		raw  string
+		want int
+	}{"no body": {post, 408}, "a little": {post + "0123456789", 408}, "half a head": {post[:30], 0}, "nothing": {"", 0}} {
+		wg.Go(func() {
+			start := time.Now()
+			status, closed, _ := f.exchange(host, c.raw, false)
+			if status != c.want || !closed || time.Since(start) > 3*time.Second {
+				t.Errorf("%s: %d, closed %v, after %v", name, status, closed, time.Since(start))
+			}
+		})
+	}
+	wg.Wait()
+	c := f.h2()
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	r, _ := http.NewRequestWithContext(t.Context(), "POST", "https://"+host+"/slow", pr)
+	res, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 408 {
+		t.Errorf("h2: %d, want 408", res.StatusCode)
+	}
+	if res, body := do(t, c, "GET", "https://"+host+"/good", nil, nil); body != "ok" {
+		t.Errorf("the connection's next stream: %d %q", res.StatusCode, body)
+	}
+}
+
+func TestLimitsOfSizes(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader), with(func(c *fixtureConfig) { c.cfg.Limits.BodyBytes = 1000 }))
+	many := http.Header{}
+	for i := range 120 {
+		many[fmt.Sprintf("X-%d", i)] = []string{"y"}
+	}
+	for _, proto := range protocols {
+		c := f.client(proto)
+		if res, _ := do(t, c, "GET", "https://"+host+"/", many, nil); res.StatusCode != 431 {
+			t.Errorf("%s: 120 fields: %d", proto, res.StatusCode)
+		}
+		r, _ := http.NewRequestWithContext(t.Context(), "GET", "https://"+host+"/", nil)
+		r.Header.Set("X", strings.Repeat("x", 34<<10))
+		if res, err := c.Do(r); err == nil { // on HTTP/2 the client obeys the limit that it was told
+			res.Body.Close()
+			if res.StatusCode != 431 {
+				t.Errorf("%s: 34 KiB: %d", proto, res.StatusCode)
+			}
+		}
+		if res, _ := do(t, c, "POST", "https://"+host+"/", nil, strings.NewReader(strings.Repeat("x", 1001))); res.StatusCode != 413 {
+			t.Errorf("%s: 1001 bytes: %d", proto, res.StatusCode)
+		}
+		if res, _ := do(t, c, "POST", "https://"+host+"/", nil, io.MultiReader(strings.NewReader(strings.Repeat("x", 1001)))); res.StatusCode != 413 {
+			t.Errorf("%s: 1001 bytes, length not told: %d", proto, res.StatusCode)
+		}
+		if res, _ := do(t, c, "POST", "https://"+host+"/", nil, strings.NewReader(strings.Repeat("x", 1000))); res.StatusCode != 200 {
+			t.Errorf("%s: 1000 bytes: %d", proto, res.StatusCode)
+		}
+	}
+}
+
+// A panic ends its own request alone.
+func TestR22_PanicIsContained(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader))
+	f.gate.refuse = func(r *policy.Request) access.Refusal {
+		if r.Path == "/panic" {
+			panic("boom")
+		}
+		return access.Refusal{}
+	}
+	for _, proto := range protocols {
+		c := f.client(proto)
+		for range 3 {
+			if res, body := do(t, c, "GET", "https://"+host+"/panic", nil, nil); res.StatusCode != 500 || strings.Contains(body, "boom") {
+				t.Errorf("%s: %d %s", proto, res.StatusCode, body)
+			}
+			if res, _ := do(t, c, "GET", "https://"+host+"/", nil, nil); res.StatusCode != 200 {
+				t.Errorf("%s: the next request: %d", proto, res.StatusCode)
+			}
+		}
+	}
+	if n := testutil.ToFloat64(f.p.metrics.panics); n != 6 {
+		t.Errorf("%v panics counted, want 6", n)
+	}
+	if n := testutil.ToFloat64(f.p.metrics.inFlight); n != 0 {
+		t.Errorf("%v requests in flight", n)
+	}
+	for a := range f.alerts {
+		if a.Code == alert.InternalFault {
+			break
+		}
+	}
+}
+
+func TestS15_LoopStopsAtTheFirstHop(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader))
+	_, body := do(t, f.client("http/1.1"), "GET", "https://"+host+"/", http.Header{"Via": {"1.1 else"}}, nil)
+	via := headersOf(t, body)["Via"][0]
+	if via != "1.1 else, 1.1 yumen-GW000000001" {
+		t.Errorf("Via %q", via)
+	}
+	if res, _ := do(t, f.client("http/1.1"), "GET", "https://"+host+"/", http.Header{"Via": {via}}, nil); res.StatusCode != 508 {
+		t.Errorf("status %d, want 508", res.StatusCode)
+	}
+}
+
+func TestUpstreamsThatFail(t *testing.T) {
+	for name, c := range map[string]struct {
+		upstream string
+		allow    []string
+		want     string
+	}{
+		"refused": {"http://127.0.0.1:1", []string{"127.0.0.0/8"}, "YM-503"},
+		"address": {"http://127.0.0.1:1", nil, "YM-506"},
+		"no name": {"http://nobody.invalid:1", nil, "YM-503"},
+		"tls":     {"https://" + newRecorder(t).l.Addr().String(), []string{"127.0.0.0/8"}, "YM-50"},
+	} {
+		f := newFixture(t, c.upstream, with(func(fc *fixtureConfig) { fc.app.AllowAddresses = c.allow }))
+		res, body := do(t, f.client("http/1.1"), "GET", "https://"+host+"/", nil, nil)
+		if res.StatusCode != 502 || !strings.Contains(body, c.want) {
+			t.Errorf("%s: %d %s, want 502 %s", name, res.StatusCode, body, c.want)
+		}
+	}
+	silent := upstreamOf(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	f := newFixture(t, silent, with(func(fc *fixtureConfig) { fc.cfg.Limits.AnswerTimeout = 50 * time.Millisecond }))
+	if res, body := do(t, f.client("http/1.1"), "GET", "https://"+host+"/", nil, nil); res.StatusCode != 504 || !strings.Contains(body, "YM-504") {
+		t.Errorf("silent: %d %s", res.StatusCode, body)
+	}
+}
+
+func TestOfflineApplication(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader), with(func(fc *fixtureConfig) { fc.app.DemandIdentity = true }))
+	c := f.client("h2")
+	if res, body := do(t, c, "GET", "https://"+host+"/", nil, nil); res.StatusCode != 503 || !strings.Contains(body, "YM-502") {
+		t.Errorf("%d %s", res.StatusCode, body)
+	}
+	f.p.site.Load().apps.ID("APP00000001").SetOnline(time.Now().Add(time.Minute))
+	if res, _ := do(t, c, "GET", "https://"+host+"/", nil, nil); res.StatusCode != 200 {
+		t.Errorf("online: %d", res.StatusCode)
+	}
+}
+
+func TestPublicPathsAloneNeedNoSubject(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader), with(func(fc *fixtureConfig) {
+		fc.cfg.Authenticate = ClientCertificate{}
+		fc.app.PublicPaths = []string{"/health", "/static/*"}
+	}))
+	for path, want := range map[string]int{"/health": 200, "/static/a/b.css": 200, "/static/": 200, "/static": 401, "/healthy": 401, "/health/x": 401, "/": 401, "/static/..%2fadmin": 400, "/static/../admin": 400, "/static//../admin": 400} {
+		status, _, body := f.exchange(host, "GET "+path+" HTTP/1.1\r\nHost: "+host+"\r\nX-Yumen-User: evil\r\nConnection: close\r\n\r\n", false)
+		if status != want {
+			t.Errorf("%s: %d, want %d", path, status, want)
+		}
+		if status == 200 && strings.Contains(body, "X-Yumen-") {
+			t.Errorf("%s: identity on a public path: %s", path, body)
+		}
+	}
+	if n, _ := f.gate.balance(); n != 0 {
+		t.Errorf("%d leases", n)
+	}
+	found := false
+	for _, r := range f.audit.all {
+		found = found || r.Allowed && r.Path == "/health" && r.AppID == "APP00000001" && r.RequestID != "" && r.Remote != ""
+	}
+	if !found {
+		t.Error("no audit record of the public request")
+	}
+}
+
+func TestClientCertificateIsTheSubject(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader), with(func(fc *fixtureConfig) { fc.cfg.Authenticate = ClientCertificate{Level: 3} }))
+	for name, c := range map[string]struct {
+		uris []string
+		want int
+		code string
+	}{
+		"device and user": {[]string{"urn:yumen:device:DEV00000009", "urn:yumen:user:USR00000009", "urn:yumen:agent:AGT00000009"}, 200, ""},
+		"no user":         {[]string{"urn:yumen:device:DEV00000009"}, 401, "YM-201"},
+		"no device":       {[]string{"urn:yumen:user:USR00000009", "urn:yumen:agent:AGT00000009"}, 403, "YM-207"},
+		"two users":       {[]string{"urn:yumen:device:DEV00000009", "urn:yumen:user:USR00000009", "urn:yumen:user:USR00000008"}, 401, "YM-109"},
+		"junk user":       {[]string{"urn:yumen:device:DEV00000009", "urn:yumen:user:a%20b"}, 401, "YM-109"},
+		"foreign":         {[]string{"urn:else:device:DEV00000009"}, 401, "YM-109"},
+	} {
+		for _, proto := range protocols {
+			res, body := do(t, f.client(proto, f.ca.issue(t, c.uris...)), "GET", "https://"+host+"/", nil, nil)
+			if res.StatusCode != c.want || !strings.Contains(body, c.code) {
+				t.Errorf("%s, %s: %d %s, want %d %s", name, proto, res.StatusCode, body, c.want, c.code)
+				continue
+			}
+			if c.want == 200 {
+				h := headersOf(t, body)
+				if h["X-Yumen-User"][0] != "USR00000009" || h["X-Yumen-Device"][0] != "DEV00000009" || h["X-Yumen-Level"][0] != "3" || len(h["X-Yumen-Session"][0]) < 16 {
+					t.Errorf("%v", h)
+				}
+			}
+		}
+	}
+}
+
+// redirecting is an authenticator that sends people to a sign-in.
+type redirecting struct{ ClientCertificate }
+
+func (redirecting) Challenge(x *Exchange, r reason.Reason) bool {
+	if WantsJSON(x) {
+		return false
+	}
+	x.Respond(302, Header{{Name: "Location", Value: "https://login.example.test/?to=" + x.Host + x.Path + "?" + x.Query}}, nil)
+	return true
+}
+
+func TestM155_M156_PagesAreRedirectedProgramsGet401(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader), with(func(fc *fixtureConfig) { fc.cfg.Authenticate = FirstOf(ClientCertificate{}, redirecting{}) }))
+	for _, proto := range protocols {
+		c := f.client(proto)
+		res, _ := do(t, c, "GET", "https://"+host+"/page?x=1", http.Header{"Accept": {"text/html"}, "Sec-Fetch-Mode": {"navigate"}}, nil)
+		if res.StatusCode != 302 || res.Header.Get("Location") != "https://login.example.test/?to="+host+"/page?x=1" || res.Header.Get("X-Request-Id") == "" {
+			t.Errorf("%s: %d %v", proto, res.StatusCode, res.Header)
+		}
+		for _, h := range []http.Header{{"X-Requested-With": {"XMLHttpRequest"}, "Accept": {"text/html"}}, {"Accept": {"application/json"}}, {"Sec-Fetch-Mode": {"cors"}, "Accept": {"text/html"}}, nil} {
+			res, body := do(t, c, "GET", "https://"+host+"/page", h, nil)
+			var got map[string]string
+			if err := json.Unmarshal([]byte(body), &got); err != nil || res.StatusCode != 401 || got["code"] != "YM-201" || got["reason"] != "login_required" ||
+				got["text"] == "" || got["request_id"] != res.Header.Get("X-Request-Id") {
+				t.Errorf("%s %v: %d %s", proto, h, res.StatusCode, body)
+			}
+		}
+	}
+}
+
+func TestRefusalPageSpeaksBothLanguagesAndRunsNothing(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader))
+	f.gate.refuse = func(*policy.Request) access.Refusal {
+		return access.Refusal{Reason: reason.Locked, PolicyID: "POL00000007", Message: "<script>alert(1)</script>"}
+	}
+	for lang, first := range map[string]string{"zh-CN,zh;q=0.9,en;q=0.8": "zh-CN", "en-US,en;q=0.9": "en", "en;q=0.1, zh;q=0.9": "zh-CN", "de": "en", "": "zh-CN", "*": "zh-CN", "zh;q=junk": "zh-CN"} {
+		h := http.Header{"Accept": {"text/html,*/*"}}
+		if lang != "" {
+			h["Accept-Language"] = []string{lang}
+		}
+		res, body := do(t, f.h2(), "GET", "https://"+host+"/", h, nil)
+		for _, want := range []string{`<html lang="` + first + `">`, "YM-219", "POL00000007", "已被管理员锁定", "locked by the administrator", res.Header.Get("X-Request-Id"), "&lt;script&gt;"} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%q: page lacks %q:\n%s", lang, want, body)
+			}
+		}
+		csp := res.Header.Get("Content-Security-Policy")
+		if res.StatusCode != 403 || strings.Contains(body, "<script") || strings.Contains(csp, "unsafe") || !strings.Contains(csp, "default-src 'none'") || res.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%d, policy %q", res.StatusCode, csp)
+		}
+	}
+	f.gate.refuse = func(*policy.Request) access.Refusal { return access.Refusal{Reason: reason.AppUnknown} }
+	if _, body := do(t, f.h2(), "GET", "https://"+host+"/", nil, nil); !strings.Contains(body, "YM-303") || strings.Contains(body, "YM-501") {
+		t.Errorf("a stranger learns whether an application exists: %s", body)
+	}
+}
+
+// What peers send reaches records as it is and never as a label or a page.
+func TestS33_NothingOfThePeerInLabels(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, echoHeader))
+	for i := range 50 {
+		_, _, _ = f.exchange(host, fmt.Sprintf("GET /%d\x1b[31m HTTP/1.1\r\nHost: %s\r\n\r\n", i, host), false)
+		_, _, _ = f.exchange(host, fmt.Sprintf("X%d / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", i, host), false)
+	}
+	n, err := testutil.GatherAndCount(f.metrics)
+	if err != nil || n > 60 {
+		t.Errorf("%d series, %v", n, err)
+	}
+}
+
+func TestOwnPagesAreServed(t *testing.T) {
+	var seen *Exchange
+	own := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = ExchangeOf(r)
+		b, _ := io.ReadAll(r.Body)
+		w.Header().Set("Set-Cookie", "__Host-yumen=1")
+		w.WriteHeader(201)
+		fmt.Fprintf(w, "%s %s %s %s", r.Method, r.Host, r.URL.Path, b)
+	})
+	f := newFixture(t, upstreamOf(t, echoHeader), with(func(fc *fixtureConfig) {
+		fc.cfg.Handlers = []Handler{{Host: "login.example.test", Prefix: "/", Handler: own}, {Prefix: "/.yumen/", Handler: own}}
+	}))
+	for _, proto := range protocols {
+		c := f.client(proto)
+		for url, want := range map[string]string{"https://login.example.test/a%20b": "login.example.test /a b", "https://" + host + "/.yumen/enter": host + " /.yumen/enter"} {
+			res, body := do(t, c, "POST", url, nil, strings.NewReader("body"))
+			if res.StatusCode != 201 || body != "POST "+want+" body" || res.Header.Get("Set-Cookie") != "__Host-yumen=1" || seen == nil || seen.ID != res.Header.Get("X-Request-Id") {
+				t.Errorf("%s %s: %d %q", proto, url, res.StatusCode, body)
+			}
+		}
+		if res, _ := do(t, c, "GET", "https://nobody.example.test/.yumen/enter", nil, nil); res.StatusCode != 404 {
+			t.Errorf("%s: own pages on a strange host: %d", proto, res.StatusCode)
+		}
+	}
+}
