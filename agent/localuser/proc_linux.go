@@ -77,7 +77,7 @@ func scanProc(r io.Reader, src, dst netip.AddrPort, unconnected bool) (socket, e
 func procAddr(s string) (netip.AddrPort, bool) {
 	host, portText, ok := strings.Cut(s, ":")
 	port, err := strconv.ParseUint(portText, 16, 16)
-	if !ok || err != nil {
+	if !ok || err != nil || len(portText) != 4 {
 		return netip.AddrPort{}, false
 	}
 	b, err := hex.DecodeString(host)
