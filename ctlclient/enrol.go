@@ -288,14 +288,23 @@ func parsePEM(text string) ([]*smx509.Certificate, error) {
 // writeEnrolled writes the trust files, then the certificates, the TLS one last:
 // it marks the folder as enrolled.
 func writeEnrolled(keys *keystore.Store, r *wire.EnrolReply) error {
-	return errors.Join(
-		keys.PutRoot(keystore.TLSRoot, []byte(r.Roots.TLS)),
-		keys.PutRoot(keystore.MessageRoot, []byte(r.Roots.Message)),
-		keys.PutRoot(keystore.ListRoot, []byte(r.Roots.List)),
-		keys.PutChain(keystore.ControlSign, []byte(r.Control.Sign)),
-		keys.PutChain(keystore.ControlEnc, []byte(r.Control.Enc)),
-		keys.PutChain(keystore.Enc, []byte(r.Certs.Enc)),
-		keys.PutChain(keystore.Sign, []byte(r.Certs.Sign)),
-		keys.PutChain(keystore.TLS, []byte(r.Certs.TLS)),
-	)
+	for _, f := range []struct {
+		put  func(string, []byte) error
+		name string
+		pem  string
+	}{
+		{keys.PutRoot, keystore.TLSRoot, r.Roots.TLS},
+		{keys.PutRoot, keystore.MessageRoot, r.Roots.Message},
+		{keys.PutRoot, keystore.ListRoot, r.Roots.List},
+		{keys.PutChain, keystore.ControlSign, r.Control.Sign},
+		{keys.PutChain, keystore.ControlEnc, r.Control.Enc},
+		{keys.PutChain, keystore.Enc, r.Certs.Enc},
+		{keys.PutChain, keystore.Sign, r.Certs.Sign},
+		{keys.PutChain, keystore.TLS, r.Certs.TLS},
+	} {
+		if err := f.put(f.name, []byte(f.pem)); err != nil {
+			return fmt.Errorf("enrol: %w", err)
+		}
+	}
+	return nil
 }

@@ -159,8 +159,7 @@ func (a *File) run() {
 		select {
 		case line, open := <-a.queue:
 			if !open {
-				a.reportGap(&batch)
-				a.write(batch, 0)
+				a.writeGap()
 				a.sync()
 				if a.f != nil {
 					a.f.Close()
@@ -171,9 +170,7 @@ func (a *File) run() {
 			n := a.gather(&batch, line)
 			a.write(batch, n)
 		case <-tick.C:
-			batch = batch[:0]
-			a.reportGap(&batch)
-			a.write(batch, 0)
+			a.writeGap()
 			a.sync()
 		}
 	}
@@ -203,29 +200,26 @@ func (a *File) gather(batch *[]byte, line *[]byte) (n int) {
 	}
 }
 
-// reportGap replaces batch by a gap record when records are missing that none
-// has named.
-func (a *File) reportGap(batch *[]byte) {
-	*batch = (*batch)[:0]
+// writeGap writes a gap record when records are missing that none has named.
+func (a *File) writeGap() {
 	now, dropped := a.cfg.Now(), a.dropped.Load()
 	missing := dropped - a.gaps
 	if missing == 0 {
 		return
 	}
-	a.gaps = dropped
-	*batch = appendLine(*batch, &Record{Time: now, Kind: System, Object: "audit gap", Result: "dropped", Detail: fmt.Sprintf("%d records dropped", missing)})
-	if now.Sub(a.lastWarn) >= time.Minute {
+	if a.lastWarn.IsZero() || now.Sub(a.lastWarn) >= time.Minute {
 		a.lastWarn = now
 		a.cfg.Alerts.Raise(alert.Alert{Code: alert.AuditDropped, Time: now, Detail: fmt.Sprintf("%d records", missing)})
 	}
+	gap := Record{Time: now, Kind: System, Object: "audit gap", Result: "dropped", Detail: fmt.Sprintf("%d records dropped", missing)}
+	if a.write(appendLine(nil, &gap), 0) {
+		a.gaps = dropped
+	}
 }
 
-// write writes batch, which holds n records beside a gap record. Records that
-// the disk refuses are dropped: waiting for it would stop everything.
-func (a *File) write(batch []byte, n int) {
-	if len(batch) == 0 {
-		return
-	}
+// write writes batch, which holds n records; a gap record counts as none.
+// Records that the disk refuses are dropped: waiting would stop everything.
+func (a *File) write(batch []byte, n int) (ok bool) {
 	err := a.rotate(int64(len(batch)))
 	if err == nil {
 		var done int
@@ -242,15 +236,13 @@ func (a *File) write(batch []byte, n int) {
 		a.err = fmt.Errorf("write audit file: %w", err)
 		a.errors.Add(1)
 		a.dropped.Add(uint64(n))
-		if n == 0 {
-			a.gaps-- // the gap record itself is lost: name at least one again
-		}
-		return
+		return false
 	}
 	a.size += int64(len(batch))
 	a.dirty = true
 	a.written.Add(uint64(n))
 	a.bytes.Add(uint64(len(batch)))
+	return true
 }
 
 // rotate sets the file aside when more would make it too large, and opens it
