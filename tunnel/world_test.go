@@ -33,6 +33,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if args := os.Getenv(agentsEnv); args != "" {
+		if err := agents(args); err != nil {
+			panic(err)
+		}
+		return
+	}
 	var err error
 	if tempRoot, err = os.MkdirTemp("", "tunnel"); err != nil {
 		panic(err)

@@ -1,7 +1,7 @@
 package carrier
 
 import (
-	"crypto/cipher"
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -33,7 +33,7 @@ var ErrSealed = errors.New("open sealed message: not accepted")
 // Sealer seals and opens the messages of one end of one tunnel with SM4-GCM
 // (M73). Its methods may be called from any goroutine.
 type Sealer struct {
-	aead    cipher.AEAD
+	key     []byte // the cipher is made anew for a message: idle tunnels are many
 	gateway bool
 
 	sealing sync.Mutex
@@ -45,17 +45,20 @@ type Sealer struct {
 // NewSealer returns the gateway's or the agent's end under a key of 16 bytes
 // that is this tunnel's alone.
 func NewSealer(key []byte, gateway bool) (*Sealer, error) {
-	aead, err := sm4gcm.New(key)
-	if err != nil {
+	if _, err := sm4gcm.New(key); err != nil {
 		return nil, err
 	}
-	return &Sealer{aead: aead, gateway: gateway}, nil
+	return &Sealer{key: bytes.Clone(key), gateway: gateway}, nil
 }
 
 // Seal seals body as a message of this type and has send put it on its way,
 // under a lock, so that messages leave in the order of their sequences. send
 // must not block, and copies what it keeps.
 func (s *Sealer) Seal(kind byte, body []byte, send func(sealed []byte) error) error {
+	aead, err := sm4gcm.New(s.key)
+	if err != nil {
+		return err
+	}
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
 	if s.out == ^uint64(0) {
@@ -68,7 +71,7 @@ func (s *Sealer) Seal(kind byte, body []byte, send func(sealed []byte) error) er
 	if _, err := rand.Read(b[9:sealHead]); err != nil {
 		return fmt.Errorf("seal message: %w", err)
 	}
-	return send(s.aead.Seal(b, b[9:sealHead], body, additional(b, s.gateway)))
+	return send(aead.Seal(b, b[9:sealHead], body, additional(b, s.gateway)))
 }
 
 // Open returns the type and the body of what the other end sealed. A message
@@ -78,7 +81,11 @@ func (s *Sealer) Open(raw []byte) (kind byte, body []byte, err error) {
 	if len(raw) < sealOverhead {
 		return 0, nil, ErrSealed
 	}
-	body, err = s.aead.Open(nil, raw[9:sealHead], raw[sealHead:], additional(raw, !s.gateway))
+	aead, err := sm4gcm.New(s.key)
+	if err != nil {
+		return 0, nil, err
+	}
+	body, err = aead.Open(nil, raw[9:sealHead], raw[sealHead:], additional(raw, !s.gateway))
 	if err != nil {
 		return 0, nil, ErrSealed
 	}
