@@ -1,0 +1,78 @@
+// Command yumen is the gateway, the control center, the agent and their tools
+// in one binary. `yumen help` lists the verbs.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/yumen-zt/yumen/internal/version"
+)
+
+// The exit codes of every verb.
+const (
+	exitFailed = 1 // the verb ran and did not succeed
+	exitUsage  = 2 // wrong words on the command line
+)
+
+func main() {
+	// The first signal asks for an orderly end, the second one is the system's.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	root := rootCmd()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var usage *usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintln(os.Stderr, "yumen:", err)
+		return exitUsage
+	}
+	fmt.Fprintln(os.Stderr, "yumen:", err)
+	return exitFailed
+}
+
+// usageError is a fault of the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func rootCmd() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "yumen",
+		Short: "Zero-trust access gateway 零信任接入网关",
+		Long: `Yumen is a zero-trust access gateway: one port at the edge, in front of applications.
+玉门是零信任接入网关：部署在边缘，位于应用系统之前，对外只有一个端口。
+
+Start with:  yumen demo`,
+		SilenceUsage: true, SilenceErrors: true, Version: version.String(),
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(gatewayCmd(), controlCmd(), agentCmd(), enrollCmd(), demoCmd(), appCmd(),
+		statusCmd(), sessionsCmd(), policyCmd(), configCmd(), explainCmd(), versionCmd())
+	return root
+}
+
+func versionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "yumen", version.String())
+			return err
+		},
+	}
+}

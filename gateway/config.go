@@ -1,0 +1,277 @@
+package gateway
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/gateway/listen"
+	"github.com/yumen-zt/yumen/proxy"
+	"github.com/yumen-zt/yumen/proxy/login"
+	"github.com/yumen-zt/yumen/tunnel"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// Config is the gateway's configuration file. Paths are relative to the file's
+// folder. The zero value of an optional field selects its default.
+type Config struct {
+	ID       string `yaml:"id"`        // gatewayId; default: the one of the enrolled certificate
+	DeviceID string `yaml:"device"`    // deviceId; default: as above
+	Name     string `yaml:"name"`      // deviceName of Table 4; default: the host name
+	StateDir string `yaml:"state_dir"` // lists, versions, audit; default state
+
+	Listen       []string          `yaml:"listen"`       // addresses of the one port; default [":8443"]
+	Keys         KeysConfig        `yaml:"keys"`         // what `yumen enroll` wrote
+	Certificates []CertificateFile `yaml:"certificates"` // for the hosts of applications; default: the key "tls"
+	Limits       listen.Limits     `yaml:"limits"`       // before authentication
+
+	Control *ControlConfig `yaml:"control"` // the control center; default: lists come from files
+	Lists   *ListsConfig   `yaml:"lists"`   // signed lists from files, instead of a control center
+	Login   *login.Config  `yaml:"login"`   // sign-in of browsers; default: client certificates only
+
+	Apps           []apps.AppConfig `yaml:"apps"`
+	ConnectTimeout time.Duration    `yaml:"connect_timeout"` // to an application; default 2s
+	Ceiling        []CeilingPolicy  `yaml:"ceiling"`         // policies that no control center can remove
+	AppLink        *AppLinkConfig   `yaml:"app_link"`        // Tables 1 and 2; default: none
+	Proxy          proxy.Config     `yaml:"proxy"`
+	Tunnel         tunnel.Limits    `yaml:"tunnel"`
+
+	Admin   AdminConfig   `yaml:"admin"`
+	Metrics MetricsConfig `yaml:"metrics"`
+	Audit   AuditConfig   `yaml:"audit"`
+	Log     LogConfig     `yaml:"log"`
+
+	dir string // of the file
+}
+
+// KeysConfig says where the gateway's keys are.
+type KeysConfig struct {
+	Dir            string `yaml:"dir"`             // default keys
+	PassphraseFile string `yaml:"passphrase_file"` // mode 0600; default keys.pass
+}
+
+// CertificateFile is one certificate for applications' hosts, chosen by the
+// names in it.
+type CertificateFile struct {
+	CertFile string `yaml:"cert_file"` // PEM, leaf first
+	KeyFile  string `yaml:"key_file"`  // PEM, mode 0600
+}
+
+// ControlConfig is the link to a control center.
+type ControlConfig struct {
+	URL     string `yaml:"url"`     // base URL, such as https://control.example:8444; required
+	Address string `yaml:"address"` // host:port to dial instead of the URL's; optional
+}
+
+// ListsConfig names signed list files; they are read at start and on reload.
+type ListsConfig struct {
+	Grants   string `yaml:"grants"`   // required
+	Policies string `yaml:"policies"` // required
+}
+
+// CeilingPolicy is a policy of the local configuration.
+type CeilingPolicy struct {
+	Type  string `yaml:"type"`  // such as ipallow
+	Data  string `yaml:"data"`  // such as 10.0.0.0/8
+	Scope string `yaml:"scope"` // such as APP00000001 or USR00000001/APP00000001; default: everything
+}
+
+// AppLinkConfig is the interface of applications (clause 6.3).
+type AppLinkConfig struct {
+	Host string `yaml:"host"` // server name under which applications reach the gateway, with their certificate; required
+}
+
+// AdminConfig is the local face for operators.
+type AdminConfig struct {
+	Socket string `yaml:"socket"` // mode 0600; default state_dir/admin.sock
+}
+
+// MetricsConfig is the face for monitoring: /metrics and /healthz, plain HTTP.
+type MetricsConfig struct {
+	Listen string `yaml:"listen"` // loopback address; default 127.0.0.1:9464; "off": none
+}
+
+// AuditConfig is the audit record.
+type AuditConfig struct {
+	File     string `yaml:"file"`      // default state_dir/audit.jsonl
+	MaxBytes int64  `yaml:"max_bytes"` // of one file before it is rotated; default 64 MiB
+	Keep     int    `yaml:"keep"`      // rotated files; default 16
+}
+
+// LogConfig is the gateway's own log.
+type LogConfig struct {
+	Level string `yaml:"level"` // debug, info (default), warn or error
+}
+
+// Load reads, completes and checks the configuration file at path.
+func Load(path string) (*Config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read gateway configuration: %w", err)
+	}
+	c := &Config{}
+	if err := yaml.NewDecoder(bytes.NewReader(raw), yaml.Strict()).Decode(c); err != nil {
+		return nil, fmt.Errorf("read gateway configuration %s: %w", path, err)
+	}
+	if c.dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("read gateway configuration: %w", err)
+	}
+	c.complete()
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("check gateway configuration %s:\n%w", path, err)
+	}
+	return c, nil
+}
+
+// complete sets defaults and makes paths absolute.
+func (c *Config) complete() {
+	at := func(p *string, def string) {
+		*p = cmp.Or(*p, def)
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(c.dir, *p)
+		}
+	}
+	at(&c.StateDir, "state")
+	at(&c.Keys.Dir, "keys")
+	at(&c.Keys.PassphraseFile, "keys.pass")
+	at(&c.Admin.Socket, filepath.Join(c.StateDir, "admin.sock"))
+	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
+	for i := range c.Certificates {
+		at(&c.Certificates[i].CertFile, "")
+		at(&c.Certificates[i].KeyFile, "")
+	}
+	if c.Lists != nil {
+		at(&c.Lists.Grants, "")
+		at(&c.Lists.Policies, "")
+	}
+	if c.Login != nil {
+		at(&c.Login.CookieKeyFile, filepath.Join(c.StateDir, "cookie.key"))
+		at(&c.Login.ClientSecretFile, "")
+		at(&c.Login.CAFile, "")
+	}
+	for i := range c.Apps {
+		t := &c.Apps[i].TLS
+		at(&t.CAFile, "")
+		at(&t.CertFile, "")
+		at(&t.KeyFile, "")
+	}
+	if len(c.Listen) == 0 {
+		c.Listen = []string{":8443"}
+	}
+	c.Metrics.Listen = cmp.Or(c.Metrics.Listen, "127.0.0.1:9464")
+	c.Log.Level = cmp.Or(c.Log.Level, "info")
+}
+
+// Validate returns every fault of c, each named by its YAML path.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(path, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("  %s: %w", path, fmt.Errorf(format, args...)))
+	}
+	for _, id := range []struct{ path, v string }{{"id", c.ID}, {"device", c.DeviceID}} {
+		if n := len(id.v); n > 11 {
+			fault(id.path, "%q has %d characters, at most 11", id.v, n)
+		}
+	}
+	for i, a := range c.Listen {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			fault(fmt.Sprintf("listen[%d]", i), "%q is no address such as :8443 or [::1]:8443", a)
+		}
+	}
+	for i, f := range c.Certificates {
+		if f.CertFile == "" || f.KeyFile == "" {
+			fault(fmt.Sprintf("certificates[%d]", i), "cert_file and key_file go together")
+		}
+	}
+	switch {
+	case c.Control == nil && c.Lists == nil:
+		fault("control", "missing (give control.url, or lists.grants and lists.policies)")
+	case c.Control != nil && c.Lists != nil:
+		fault("lists", "cannot stand beside control (one of them decides)")
+	case c.Control != nil && c.Control.URL == "":
+		fault("control.url", "missing")
+	case c.Lists != nil && (c.Lists.Grants == "" || c.Lists.Policies == ""):
+		fault("lists", "grants and policies are both needed")
+	}
+	if c.Login != nil {
+		if err := c.Login.Validate(); err != nil {
+			errs = append(errs, err)
+		}
+		if c.Control == nil && c.Login.Map != "claim" {
+			fault("login.map", "without a control center nobody maps identities (set map: claim)")
+		}
+	}
+	if c.AppLink != nil && c.AppLink.Host == "" {
+		fault("app_link.host", "missing")
+	}
+	reg := apps.Config{Apps: c.Apps, ConnectTimeout: c.ConnectTimeout}
+	errs = append(errs, reg.Validate(), c.Proxy.Validate())
+	if err := c.Tunnel.Validate(); err != nil {
+		fault("tunnel", "%w", err)
+	}
+	for i, p := range c.ceiling() {
+		if _, err := policy.Check(p.PolicyType, p.PolicyData); err != nil {
+			fault(fmt.Sprintf("ceiling (policy %d)", i), "%w", err)
+		}
+	}
+	if a := c.Metrics.Listen; a != "off" {
+		host, _, err := net.SplitHostPort(a)
+		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+			fault("metrics.listen", "%q is no loopback address with a port (metrics name users' applications; put a scraper beside the gateway)", a)
+		}
+	}
+	if _, err := parseLevel(c.Log.Level); err != nil {
+		fault("log.level", "%q is none of debug, info, warn, error", c.Log.Level)
+	}
+	return errors.Join(errs...)
+}
+
+// ceiling returns the local policies as rows of Table 9.
+func (c *Config) ceiling() []wire.Policy {
+	var rows []wire.Policy
+	for i, p := range c.Ceiling {
+		id := fmt.Sprintf("LOCAL%06d", i+1)
+		rows = append(rows, wire.Policy{PolicyID: id, PolicyName: "ceiling", PolicyType: p.Type, PolicyData: p.Data})
+		if p.Scope != "" {
+			rows = append(rows, wire.Policy{PolicyID: fmt.Sprintf("LBIND%06d", i+1), PolicyName: "ceiling", PolicyType: "bind", PolicyData: id + " " + p.Scope})
+		}
+	}
+	return rows
+}
+
+// Warnings names what is permitted and yet worth a second look.
+func (c *Config) Warnings() []string {
+	var out []string
+	warn := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	for i, a := range c.Apps {
+		at := fmt.Sprintf("apps[%d] (%s)", i, a.ID)
+		if len(a.PublicPaths) > 0 {
+			warn("%s: public_paths %v are open to everybody", at, a.PublicPaths)
+		}
+		if len(a.AllowAddresses) > 0 {
+			warn("%s: allow_addresses %v switches the address rules off for these networks", at, a.AllowAddresses)
+		}
+		for _, u := range a.Upstreams {
+			if strings.HasPrefix(u, "http:") {
+				warn("%s: %s is plain HTTP behind the gateway", at, u)
+			}
+		}
+		if a.NoIdentity {
+			warn("%s: no_identity: the application does not learn who asks", at)
+		}
+	}
+	if c.Control == nil {
+		warn("lists: without a control center a revocation waits for the next file")
+	}
+	return out
+}

@@ -1,0 +1,352 @@
+// Package gateway is the enforcement point, assembled: it builds the parts from
+// the configuration, connects them and runs them. There is no protocol here;
+// the walks are in gateway/listen, proxy, tunnel and ctlclient, and the
+// decisions in access.
+//
+//	config.go        the configuration file
+//	gateway.go       build and run
+//	site.go          what a reload replaces: applications, certificates, sign-in
+//	lists.go         walk (c): verified lists → access
+//	alerts.go        walk (d): alerts → log, control center, agents
+//	authenticate.go  who sends a request
+//	links.go         the gateway's own pages: sign-in, Tables 1 and 2
+//	admin.go, health.go, status.go   the operator's view
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/apps/link"
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/ctlclient"
+	"github.com/yumen-zt/yumen/gateway/listen"
+	"github.com/yumen-zt/yumen/internal/adminsock"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/proxy"
+	"github.com/yumen-zt/yumen/tunnel"
+)
+
+// Gateway is one enforcement point. Make it with [New], start it with Run.
+type Gateway struct {
+	path string // of the configuration file
+	log  *zap.Logger
+	now  func() time.Time
+
+	id, device string
+	keys       *keystore.Store
+	registry   *prometheus.Registry
+	alerts     *alerts
+	audit      *audit.File
+	access     *access.Access
+	lists      *lists
+	link       *ctlclient.Gateway // nil: lists come from files
+	proxy      *proxy.Proxy
+	tunnel     *tunnel.Server
+	appLink    *link.Server // nil: no applications' link
+	port       *listen.Port
+
+	reload sync.Mutex // one reload at a time
+	site   atomic.Pointer[site]
+
+	listeners []net.Listener
+	metrics   net.Listener // nil: off
+	admin     net.Listener
+	started   time.Time
+}
+
+// Options are what a caller may choose beside the file.
+type Options struct {
+	Logger *zap.Logger      // default: JSON on standard error at the file's level
+	Now    func() time.Time // default time.Now
+}
+
+// New builds the gateway from the file at path, opens its sockets and verifies
+// its stored lists. Nothing is served before [Gateway.Run]; after an error
+// nothing is left open.
+func New(ctx context.Context, path string, o Options) (g *Gateway, err error) {
+	cfg, err := Load(path)
+	if err != nil {
+		return nil, err
+	}
+	g = &Gateway{path: path, log: o.Logger, now: o.Now, registry: prometheus.NewRegistry()}
+	if g.now == nil {
+		g.now = time.Now
+	}
+	if g.log == nil {
+		if g.log, err = newLogger(cfg.Log.Level); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
+	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state folder: %w", err)
+	}
+	if err := g.identify(cfg); err != nil {
+		return nil, err
+	}
+	g.alerts = newAlerts(g.log, g.now)
+	if g.audit, err = audit.OpenFile(audit.FileConfig{
+		Path: cfg.Audit.File, MaxBytes: cfg.Audit.MaxBytes, Keep: cfg.Audit.Keep, Alerts: g.alerts, Now: g.now,
+	}); err != nil {
+		return nil, err
+	}
+	g.access = access.New(access.Config{
+		GatewayID: g.id, Audit: g.audit, Alerts: g.alerts, Logger: g.log, Registerer: g.registry, Now: g.now,
+	})
+	g.lists = &lists{g: g}
+	if err := g.build(ctx, cfg); err != nil {
+		return nil, err
+	}
+	return g, g.open(ctx, cfg)
+}
+
+// identify opens the keys and takes the gateway's identifiers from its
+// certificate. An identifier in the file must be the same.
+func (g *Gateway) identify(cfg *Config) error {
+	pass, err := keystore.ReadPassphrase(cfg.Keys.PassphraseFile)
+	if err != nil {
+		return err
+	}
+	if g.keys, err = keystore.Open(cfg.Keys.Dir, pass); err != nil {
+		return err
+	}
+	chain, err := g.keys.Chain(keystore.TLS)
+	if err != nil {
+		return fmt.Errorf("%w (run yumen enroll CODE --dir %s first)", err, cfg.dir)
+	}
+	id, err := certid.OfSM(chain[0])
+	if err != nil {
+		return err
+	}
+	if id.Gateway == "" || id.Device == "" {
+		return fmt.Errorf("read certificate %s: it is not a gateway's", cfg.Keys.Dir)
+	}
+	if cfg.ID != "" && cfg.ID != id.Gateway || cfg.DeviceID != "" && cfg.DeviceID != id.Device {
+		return fmt.Errorf("id %q and device %q in the file, %q and %q in the certificate (remove them from the file, or enrol again)", cfg.ID, cfg.DeviceID, id.Gateway, id.Device)
+	}
+	g.id, g.device = id.Gateway, id.Device
+	return nil
+}
+
+// build makes the parts that stay for the gateway's life, then the first site.
+func (g *Gateway) build(ctx context.Context, cfg *Config) error {
+	s, err := g.newSite(cfg, nil)
+	if err != nil {
+		return err
+	}
+	g.site.Store(s)
+	pc := cfg.Proxy
+	pc.GatewayID, pc.Access, pc.Apps = g.id, g.access, s.apps
+	pc.Authenticate = authenticator{g}
+	if pc.Handlers, err = g.handlers(cfg); err != nil {
+		return err
+	}
+	pc.Alerts, pc.Audit, pc.Logger, pc.Registerer, pc.Now = g.alerts, g.audit, g.log, g.registry, g.now
+	if g.proxy, err = proxy.New(pc); err != nil {
+		return err
+	}
+	if g.tunnel, err = g.newTunnel(cfg); err != nil {
+		return err
+	}
+	var agents alert.Sink = g.tunnel
+	g.alerts.agents.Store(&agents)
+	if g.port, err = listen.New(listen.Config{
+		Handlers: map[string]listen.Handler{
+			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.Tunnel: g.serveTunnel,
+		},
+		Faces: s.faces, Limits: cfg.Limits, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
+		Logger: g.log, Registerer: g.registry, Now: g.now,
+	}); err != nil {
+		return err
+	}
+	g.lists.site(s)
+	if cfg.Control == nil {
+		return g.lists.fromFiles(ctx, cfg.Lists)
+	}
+	return g.connect(cfg)
+}
+
+func (g *Gateway) serveHTTP(ctx context.Context, c *listen.Conn) {
+	g.proxy.ServeConn(ctx, &proxy.Conn{
+		Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, SNI: c.SNI, ALPN: c.ALPN, Peer: c.Peer, Remote: c.Remote,
+	})
+}
+
+func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
+	g.tunnel.ServeConn(ctx, tunnel.Conn{
+		Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, Peer: c.Peer, Remote: c.Remote,
+	})
+}
+
+// connect makes the link to the control center.
+func (g *Gateway) connect(cfg *Config) error {
+	host, port, err := net.SplitHostPort(cfg.Listen[0])
+	if err != nil {
+		return fmt.Errorf("listen[0]: %w", err)
+	}
+	lc := ctlclient.GatewayConfig{
+		URL: cfg.Control.URL, DeviceName: cfg.Name, StateDir: cfg.StateDir, GatewayID: g.id, DeviceID: g.device,
+		Keys: g.keys, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now,
+	}
+	if lc.Port, err = net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("listen[0]: %w", err)
+	}
+	if a, err := netip.ParseAddr(host); err == nil && !a.IsUnspecified() {
+		lc.IP = a.Unmap().String()
+	}
+	if a := cfg.Control.Address; a != "" {
+		lc.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, a)
+		}
+	}
+	if g.link, err = ctlclient.NewGateway(lc); err != nil {
+		return err
+	}
+	var up alert.Sink = g.link
+	g.alerts.up.Store(&up)
+	return nil
+}
+
+// open opens every socket, so that a port in use is known before anything runs.
+func (g *Gateway) open(ctx context.Context, cfg *Config) error {
+	for _, a := range cfg.Listen {
+		ln, err := listen.Listen(ctx, a)
+		if err != nil {
+			return err
+		}
+		g.listeners = append(g.listeners, ln)
+	}
+	if cfg.Metrics.Listen != "off" {
+		var err error
+		if g.metrics, err = listen.Listen(ctx, cfg.Metrics.Listen); err != nil {
+			return fmt.Errorf("%w (set metrics.listen to another loopback address, or off)", err)
+		}
+	}
+	var err error
+	g.admin, err = adminsock.Listen(cfg.Admin.Socket)
+	return err
+}
+
+// close gives back what New opened.
+func (g *Gateway) close() {
+	for _, ln := range g.listeners {
+		ln.Close()
+	}
+	if g.metrics != nil {
+		g.metrics.Close()
+	}
+	if g.admin != nil {
+		g.admin.Close()
+	}
+	if g.link != nil {
+		g.link.Close()
+	}
+	if g.audit != nil {
+		_ = g.audit.Close() // what was written is kept; the error that made us close is the one to tell
+	}
+}
+
+// Addresses returns where the gateway listens.
+func (g *Gateway) Addresses() []net.Addr {
+	var all []net.Addr
+	for _, ln := range g.listeners {
+		all = append(all, ln.Addr())
+	}
+	return all
+}
+
+// Run serves until ctx is done, drains and returns after every goroutine of
+// the gateway has ended. A part that fails ends the others.
+//
+// The parts end in order: the port stops accepting and drains its handlers
+// while access still decides and the link still reports, then those end, and
+// the audit last of all.
+func (g *Gateway) Run(ctx context.Context) error {
+	g.started = g.now()
+	g.audit.Write(&audit.Record{Time: g.started, Kind: audit.System, GatewayID: g.id, Object: "start", Allowed: true, Result: "ok"})
+	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBack()
+	front, stopFront := context.WithCancel(ctx)
+	defer stopFront()
+
+	var behind, before errgroup.Group
+	part := func(group *errgroup.Group, name string, run func(context.Context) error, in context.Context) {
+		group.Go(func() (err error) {
+			defer stopFront() // whatever ends, ends the gateway
+			defer func() {
+				if v := recover(); v != nil {
+					g.alerts.contain(name, v)
+					err = fmt.Errorf("%s panicked: %v", name, v)
+				}
+			}()
+			if err := run(in); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	part(&behind, "access", g.access.Run, back)
+	part(&behind, "alerts", g.alerts.run, back)
+	if g.link != nil {
+		part(&behind, "control link", g.link.Run, back)
+	}
+	if g.metrics != nil {
+		part(&behind, "metrics", func(ctx context.Context) error { return g.serveMetrics(ctx, g.metrics) }, back)
+	}
+	if g.appLink != nil {
+		part(&behind, "applications' link", g.watchApps, back)
+	}
+	part(&behind, "admin socket", func(ctx context.Context) error { return adminsock.Serve(ctx, g.admin, g.adminHandler()) }, back)
+
+	part(&before, "proxy", g.proxy.Run, front)
+	part(&before, "tunnel", g.tunnel.Run, front)
+	part(&before, "port", func(ctx context.Context) error { return g.port.Run(ctx, g.listeners...) }, front)
+
+	err := before.Wait()
+	g.audit.Write(&audit.Record{Time: g.now(), Kind: audit.System, GatewayID: g.id, Object: "stop", Allowed: true, Result: "ok"})
+	stopBack()
+	err = errors.Join(err, behind.Wait())
+	if g.link != nil {
+		g.link.Close()
+	}
+	return errors.Join(err, g.audit.Close())
+}
+
+func parseLevel(s string) (zapcore.Level, error) { return zapcore.ParseLevel(cmp.Or(s, "info")) }
+
+func newLogger(level string) (*zap.Logger, error) {
+	l, err := parseLevel(level)
+	if err != nil {
+		return nil, err
+	}
+	c := zap.NewProductionConfig()
+	c.Level = zap.NewAtomicLevelAt(l)
+	c.Sampling = nil // every line is one that somebody may need
+	c.EncoderConfig.TimeKey = "time"
+	c.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	c.DisableStacktrace = true
+	return c.Build()
+}

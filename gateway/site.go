@@ -1,0 +1,226 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/gateway/listen"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/proxy/login"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// site is everything that a reload replaces as one: it is built beside the old
+// one, and on any error the old one stays.
+type site struct {
+	cfg     *Config
+	apps    *apps.Registry
+	login   *login.Login // nil: no sign-in of browsers
+	faces   *listen.Faces
+	ceiling []wire.Policy
+}
+
+// newSite builds the site of cfg; old is the one that it will replace.
+func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
+	s := &site{cfg: cfg, ceiling: cfg.ceiling()}
+	ac := apps.Config{
+		Apps: cfg.Apps, ConnectTimeout: cfg.ConnectTimeout, Own: g.own, Alerts: g.alerts, Logger: g.log, Now: g.now,
+	}
+	if old != nil {
+		ac.Previous = old.apps
+	} else {
+		ac.Registerer = g.registry
+	}
+	var err error
+	if s.apps, err = apps.New(ac); err != nil {
+		return nil, err
+	}
+	if cfg.Login != nil {
+		lc := *cfg.Login
+		lc.Application = func(name string) bool { return s.apps.Host(name) != nil }
+		lc.Resolve, lc.Ended, lc.Deny = g.resolve, g.loggedOut, denyPage
+		lc.GatewayID, lc.Audit, lc.Logger, lc.Now = g.id, g.audit, g.log, g.now
+		if s.login, err = login.New(lc); err != nil {
+			return nil, err
+		}
+	}
+	certs, err := g.certificates(cfg)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := g.keys.TLSRoots()
+	if err != nil {
+		return nil, err
+	}
+	s.faces = &listen.Faces{Certificate: certs.pick, Demand: s.demands, ClientRoots: roots}
+	return s, nil
+}
+
+// demands reports whether HTTP clients of a host must show a device's
+// certificate: where unmanaged browsers are refused, where nobody can sign in
+// otherwise, and on the applications' link.
+func (s *site) demands(name string) bool {
+	if l := s.cfg.AppLink; l != nil && strings.EqualFold(l.Host, name) {
+		return true
+	}
+	if s.login != nil && name == s.login.Host() {
+		return false
+	}
+	a := s.apps.Host(name)
+	return a != nil && (a.RefuseBrowser || s.login == nil)
+}
+
+// own returns the gateway's listening addresses, which no application may have.
+func (g *Gateway) own() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, a := range g.Addresses() {
+		if ap, err := netip.ParseAddrPort(a.String()); err == nil {
+			all = append(all, ap)
+		}
+	}
+	return all
+}
+
+// policyApps returns what policies need to know of the applications.
+func (s *site) policyApps() []policy.App {
+	var out []policy.App
+	for _, a := range s.apps.All() {
+		out = append(out, policy.App{ID: a.ID, Level: a.Level, RefuseBrowser: a.RefuseBrowser})
+	}
+	return out
+}
+
+// certificateSet chooses a certificate by server name.
+type certificateSet struct {
+	byName map[string]*tls.Certificate // exact names and "*.example" patterns
+	own    *tls.Certificate            // the gateway's, for every other name and for none
+}
+
+func (g *Gateway) certificates(cfg *Config) (*certificateSet, error) {
+	own, err := g.keys.TLSCertificate("tls")
+	if err != nil {
+		return nil, err
+	}
+	own = listen.Bounded(own)
+	set := &certificateSet{byName: map[string]*tls.Certificate{}, own: &own}
+	for i, f := range cfg.Certificates {
+		if fi, err := os.Stat(f.KeyFile); err == nil && fi.Mode().Perm()&0o077 != 0 {
+			return nil, fmt.Errorf("certificates[%d].key_file: mode %v of %s lets others read it (chmod 600 it)", i, fi.Mode().Perm(), f.KeyFile)
+		}
+		pair, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("certificates[%d]: %w", i, err)
+		}
+		leaf, err := x509.ParseCertificate(pair.Certificate[0])
+		if err != nil {
+			return nil, fmt.Errorf("certificates[%d]: %w", i, err)
+		}
+		if g.now().After(leaf.NotAfter) {
+			return nil, fmt.Errorf("certificates[%d]: %s expired on %s", i, f.CertFile, leaf.NotAfter.Format("2006-01-02"))
+		}
+		if len(leaf.DNSNames) == 0 {
+			return nil, fmt.Errorf("certificates[%d]: %s names no host (subject alternative names are needed)", i, f.CertFile)
+		}
+		pair = listen.Bounded(pair)
+		for _, n := range leaf.DNSNames {
+			set.byName[strings.ToLower(n)] = &pair
+		}
+	}
+	return set, nil
+}
+
+func (c *certificateSet) pick(name string) (*tls.Certificate, error) {
+	if cert, ok := c.byName[name]; ok {
+		return cert, nil
+	}
+	if _, parent, ok := strings.Cut(name, "."); ok {
+		if cert, ok := c.byName["*."+parent]; ok {
+			return cert, nil
+		}
+	}
+	return c.own, nil
+}
+
+// Reload reads the file again and puts the new site in place of the old one.
+// On any error the old one stays, and an alert says why.
+func (g *Gateway) Reload() error {
+	g.reload.Lock()
+	defer g.reload.Unlock()
+	err := g.tryReload()
+	rec := &audit.Record{Time: g.now(), Kind: audit.System, GatewayID: g.id, Object: "reload", Allowed: err == nil, Result: "ok"}
+	if err != nil {
+		rec.Result, rec.Detail = "refused", err.Error()
+		g.alerts.Raise(alert.Alert{Code: alert.ConfigRefused, Reason: reason.Reload, Detail: err.Error()})
+	}
+	g.audit.Write(rec)
+	return err
+}
+
+func (g *Gateway) tryReload() error {
+	cfg, err := Load(g.path)
+	if err != nil {
+		return err
+	}
+	old := g.site.Load()
+	if err := cfg.restartNeeded(old.cfg); err != nil {
+		return err
+	}
+	s, err := g.newSite(cfg, old)
+	if err != nil {
+		return err
+	}
+	if cfg.Lists != nil { // applied as they are read: what they take away must not wait for the rest
+		if err := g.lists.fromFiles(context.Background(), cfg.Lists); err != nil {
+			return err
+		}
+	}
+	// From here on nothing fails. Access first: what the new configuration takes
+	// away is cut before anything else sees it.
+	g.lists.site(s)
+	g.site.Store(s)
+	g.proxy.SetApps(s.apps)
+	g.tunnel.SetApps(s.apps)
+	g.port.SetFaces(s.faces)
+	return nil
+}
+
+// restartNeeded names the fields that a running gateway cannot change.
+func (c *Config) restartNeeded(old *Config) error {
+	var errs []error
+	fixed := func(path string, same bool) {
+		if !same {
+			errs = append(errs, fmt.Errorf("%s: changed (a restart is needed)", path))
+		}
+	}
+	fixed("listen", slices.Equal(c.Listen, old.Listen))
+	fixed("state_dir", c.StateDir == old.StateDir)
+	fixed("keys.dir", c.Keys.Dir == old.Keys.Dir)
+	fixed("admin.socket", c.Admin.Socket == old.Admin.Socket)
+	fixed("metrics.listen", c.Metrics.Listen == old.Metrics.Listen)
+	fixed("audit", c.Audit == old.Audit)
+	fixed("limits", c.Limits == old.Limits)
+	fixed("proxy.limits", c.Proxy.Limits == old.Proxy.Limits)
+	fixed("tunnel", c.Tunnel == old.Tunnel)
+	fixed("control", (c.Control == nil) == (old.Control == nil) && (c.Control == nil || *c.Control == *old.Control))
+	fixed("app_link", (c.AppLink == nil) == (old.AppLink == nil) && (c.AppLink == nil || *c.AppLink == *old.AppLink))
+	fixed("login.host", c.loginHost() == old.loginHost())
+	return errors.Join(errs...)
+}
+
+func (c *Config) loginHost() string {
+	if c.Login == nil {
+		return ""
+	}
+	return c.Login.Host
+}
