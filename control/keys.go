@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/emmansun/gmsm/sm3"
@@ -77,6 +78,8 @@ func (s *Server) openKeys(passphrase []byte) (err error) {
 	if s.tlsRoot, err = x509.ParseCertificate(block.Bytes); err != nil {
 		return fail("tls root", err)
 	}
+	// Who enrols knows the root by its fingerprint alone, so the chain has it.
+	cert.Certificate = append(slices.Clip(cert.Certificate), s.tlsRoot.Raw)
 	s.tlsConfig = &tls.Config{
 		MinVersion:   tls.VersionTLS12,
 		Certificates: []tls.Certificate{cert},
