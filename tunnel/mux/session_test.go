@@ -415,7 +415,7 @@ func TestFlowsShareFairly(t *testing.T) {
 					return
 				}
 				got[i].Add(int64(n))
-				if total.Add(int64(n)) > 256<<20 {
+				if total.Add(int64(n)) > 64<<20 {
 					cancel()
 					g.Reset(reason.ClientGone)
 				}
