@@ -59,11 +59,14 @@ func reset(c io.Closer) {
 func (a *Agent) open(ctx context.Context, local io.Closer, find func(*routes) (*Resource, reason.Reason)) (*flow, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
+	if _, why := find(a.currentRoutes()); why != reason.OK && a.signedIn() {
+		return nil, &Refusal{Reason: why} // no need to wait for a tunnel
+	}
 	tun, s, err := a.waitTunnel(ctx)
 	if err != nil {
 		return nil, err
 	}
-	res, why := find(a.currentRoutes())
+	res, why := find(a.currentRoutes()) // the list may be another one by now
 	if why != reason.OK {
 		return nil, &Refusal{Reason: why}
 	}

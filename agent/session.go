@@ -163,6 +163,12 @@ func (a *Agent) currentRoutes() *routes {
 	return a.routes
 }
 
+func (a *Agent) signedIn() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.session.in()
+}
+
 // broadcast wakes everybody who waits for a change. a.mu must be held.
 func (a *Agent) broadcast() {
 	close(a.changed)

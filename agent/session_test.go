@@ -179,7 +179,15 @@ func TestTunnelFallsOverAndFollowsTheList(t *testing.T) {
 		if len(r.link.alerts(alert.TunnelFault)) != 1 {
 			t.Errorf("alerts %v, want one of the tunnel", r.link.allRaised())
 		}
-		// The list withdraws the gateway in use.
+		// The list withdraws every gateway, then gives the first one back.
+		none := resources(row("APP00000001", "10.0.0.5", 5432))
+		none.Gateways = nil
+		r.link.ev.Resources(none)
+		synctest.Wait()
+		_, _, err := r.a.waitTunnel(t.Context())
+		if s := r.a.Status(); s.Gateway != "" || err == nil || !strings.Contains(err.Error(), "names no gateway") {
+			t.Errorf("without gateways: %+v, %v", s, err)
+		}
 		r.dialer.set("gw1:443", nil)
 		rs := resources(row("APP00000001", "10.0.0.5", 5432))
 		rs.Gateways = rs.Gateways[:1]
@@ -322,6 +330,13 @@ func TestAFlowWaitsForATunnelThatIsBeingMade(t *testing.T) {
 		var own *Refusal
 		if !errors.As(err, &own) || own.Reason != reason.TunnelClosed || time.Since(start) != tunnelWait {
 			t.Errorf("without a gateway: %v after %v", err, time.Since(start))
+		}
+		start = time.Now()
+		_, err = r.a.open(t.Context(), nil, func(rt *routes) (*Resource, reason.Reason) {
+			return rt.lookup(Target{Network: "tcp", Name: "evil.test", Port: 80})
+		})
+		if !errors.As(err, &own) || own.Reason != reason.DestinationRule || time.Since(start) != 0 {
+			t.Errorf("a foreign destination without a gateway: %v after %v, want a refusal at once", err, time.Since(start))
 		}
 		time.AfterFunc(time.Second, func() { r.dialer.set("gw1:443", nil) })
 		time.Sleep(time.Second)

@@ -225,12 +225,16 @@ func (a *Agent) waitTunnel(ctx context.Context) (*live, session, error) {
 	for {
 		a.mu.Lock()
 		t, s, changed, fault := a.tunnel, a.session, a.changed, a.lastFault
+		none := a.routes != nil && len(a.gateways) == 0
 		a.mu.Unlock()
 		if !s.in() {
 			return nil, s, &Refusal{Reason: reason.LoginRequired, Detail: "run yumen agent login"}
 		}
 		if t != nil {
 			return t, s, nil
+		}
+		if none {
+			return nil, s, &Refusal{Reason: reason.TunnelClosed, Detail: "the resource list names no gateway"}
 		}
 		select {
 		case <-ctx.Done():
