@@ -45,6 +45,7 @@ func (p *Proxy) deny(x *Exchange, err error) error {
 	if !ok {
 		d = denied(reason.InternalError, err.Error())
 	}
+	x.Why = d.why
 	p.metrics.refused.WithLabelValues(d.why.String()).Inc()
 	if ce := p.cfg.Logger.Check(zap.DebugLevel, "request refused"); ce != nil {
 		ce.Write(zap.String("request_id", x.ID), zap.Stringer("reason", d.why), zap.String("detail", d.detail),

@@ -131,6 +131,10 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
 			p.metrics.cuts.WithLabelValues(r.String()).Inc()
 			return fmt.Errorf("send answer: cut: %s", r)
 		}
+		x.Why = reason.ClientGone
+		if errors.Is(err, errShort) {
+			x.Why = reason.UpstreamBadResponse
+		}
 		return fmt.Errorf("send answer: %w", err)
 	}
 	if len(trailers) > 0 {
@@ -155,6 +159,9 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
 func bodyAllowed(method string, status int) bool {
 	return method != http.MethodHead && status != http.StatusNoContent && status != http.StatusNotModified
 }
+
+// errShort marks an answer that the upstream did not complete.
+var errShort = errors.New("read upstream")
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
@@ -188,7 +195,10 @@ func (p *Proxy) copyAnswer(x *Exchange, res *upstream.Response) error {
 			return nil
 		}
 		if rerr != nil {
-			return fmt.Errorf("read upstream: %w", rerr)
+			if x.Context().Err() != nil {
+				return fmt.Errorf("read upstream: %w", rerr)
+			}
+			return fmt.Errorf("%w: %w", errShort, rerr)
 		}
 	}
 }

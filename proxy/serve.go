@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"go.uber.org/zap"
@@ -62,7 +63,7 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 		return p.deny(x, &deniedError{why: no.Reason, policyID: no.PolicyID, message: no.Message, audited: true})
 	}
 	defer func() { // 6
-		l.Release(access.Usage{BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(), Status: x.Status})
+		l.Release(access.Usage{BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(), Status: x.Status, Reason: x.Why})
 	}()
 	return p.forward(x, s) // 4, 5
 }
@@ -105,7 +106,7 @@ func (p *Proxy) checkFields(x *Exchange) error {
 	if len(x.Header) > p.cfg.Limits.HeaderFields {
 		return denied(reason.HeaderTooLarge, fmt.Sprintf("%d fields", len(x.Header)))
 	}
-	total := len(x.Target) + len(x.Authority)
+	total, lengths := len(x.Target)+len(x.Authority), 0
 	for _, f := range x.Header {
 		total += len(f.Name) + len(f.Value) + 4
 		switch {
@@ -115,6 +116,10 @@ func (p *Proxy) checkFields(x *Exchange) error {
 			return denied(reason.HeaderRefused, "field value of "+f.Name)
 		case strings.EqualFold(f.Name, "Host") && f.Value != x.Authority:
 			return denied(reason.RequestMalformed, "Host and :authority differ")
+		case strings.EqualFold(f.Name, "Content-Length"):
+			if lengths++; lengths > 1 || f.Value != strconv.FormatInt(x.Length, 10) {
+				return denied(reason.RequestMalformed, "Content-Length is not the body's")
+			}
 		case strings.EqualFold(f.Name, "Transfer-Encoding"):
 			return denied(reason.RequestMalformed, "Transfer-Encoding") // the front end takes the one that frames
 		case strings.EqualFold(f.Name, "Expect") && !strings.EqualFold(f.Value, "100-continue"):

@@ -85,10 +85,11 @@ type Exchange struct {
 	Path   string // canonical: what the policy sees and the upstream gets
 	Query  string // without "?"
 	App    *apps.App
-	Public bool         // the application's configuration makes the path public
-	Facts  policy.Facts // what the authenticator found
-	Note   any          // an authenticator's own, between Authenticate and Challenge
-	Status int          // of the final answer, 0 before it
+	Public bool          // the application's configuration makes the path public
+	Facts  policy.Facts  // what the authenticator found
+	Note   any           // an authenticator's own, between Authenticate and Challenge
+	Status int           // of the final answer, 0 before it
+	Why    reason.Reason // why it did not end as it should
 
 	BytesIn, BytesOut atomic.Int64 // bodies, counted by the walk
 
