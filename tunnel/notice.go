@@ -23,10 +23,14 @@ const maxNotice = 2048
 // Raise implements [alert.Sink]: an alert that concerns an agent's user and
 // device goes to it as Table 15 (§8.3.3). It does not block.
 func (s *Server) Raise(a alert.Alert) {
-	// A cut is told by the flow or tunnel that is cut, with its particulars.
-	if e, ok := alert.Lookup(a.Code); !ok || !e.ToAgent || a.Code == alert.SessionCut || a.UserID == "" && a.DeviceID == "" && a.SessionID == "" {
+	e, ok := alert.Lookup(a.Code)
+	switch {
+	case !ok, !e.ToAgent, a.UserID == "" && a.DeviceID == "" && a.SessionID == "":
 		return
+	case a.Code == alert.SessionCut, a.Code == alert.RenewalMissed:
+		return // told by the flow or tunnel that is cut, with its particulars
 	}
+	a.Reason = a.Reason.Public()
 	for _, t := range s.find(access.Selector{SessionID: a.SessionID, UserID: a.UserID, DeviceID: a.DeviceID}) {
 		t.tell(a)
 	}

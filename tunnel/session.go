@@ -44,6 +44,7 @@ type tunnel struct {
 	session *access.Session
 
 	ready   atomic.Bool  // the hello was accepted: seal and session are set
+	leaving atomic.Bool  // the agent was told that the tunnel ends
 	renewed atomic.Int64 // UnixNano of the hello or the last accepted Table 14
 	in, out atomic.Int64 // bytes of ended flows
 
@@ -255,18 +256,24 @@ func (t *tunnel) review(now time.Time) {
 	if r := t.session.Reason(); r != reason.OK {
 		t.farewell(r)
 	} else if now.Sub(time.Unix(0, t.renewed.Load())) > t.srv.cfg.Limits.RenewWithin {
-		t.srv.cfg.Alerts.Raise(alert.Alert{Code: alert.RenewalMissed, Time: now, Reason: reason.RenewalMissed, UserID: t.userID, DeviceID: t.id.Device, SessionID: t.key, Remote: t.conn.Remote.String()})
 		t.farewell(reason.RenewalMissed)
 	}
 }
 
-// farewell tells the agent why, and closes.
+// farewell tells the agent why, and closes. Only the first call counts.
 func (t *tunnel) farewell(r reason.Reason) {
-	code := alert.SessionCut
-	if r == reason.RenewalMissed {
-		code = alert.RenewalMissed
+	if t.leaving.Swap(true) {
+		return
 	}
-	t.tell(alert.Alert{Code: code, Reason: r})
+	a := alert.Alert{
+		Code: alert.SessionCut, Time: t.srv.cfg.Now(), Reason: r.Public(),
+		UserID: t.userID, DeviceID: t.id.Device, SessionID: t.key, Remote: t.conn.Remote.String(),
+	}
+	if r == reason.RenewalMissed { // access raises the alerts of what it cuts
+		a.Code = alert.RenewalMissed
+		t.srv.cfg.Alerts.Raise(a)
+	}
+	t.tell(a)
 	t.mux.Close(r.Public())
 }
 

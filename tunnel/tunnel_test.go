@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,6 +250,36 @@ func TestGCR002_M57_M13_RevocationCutsALiveFlow(t *testing.T) {
 	})
 }
 
+func TestGCR002_M13_RevocationCutsManyFlows(t *testing.T) {
+	const n = 400
+	w := newWorld(t, "127.0.0.1", Limits{})
+	c := w.mustConnect(w.alice, nil)
+	var wg sync.WaitGroup
+	var last atomic.Int64
+	for range n {
+		f := w.open(c, "tcp", w.request(w.alice))
+		w.echoes(f, "alive")
+		wg.Go(func() {
+			var re *mux.ResetError
+			if _, err := f.Read(make([]byte, 1)); !errors.As(err, &re) || re.Reason != reason.GrantRevoked {
+				t.Errorf("read: %v", err)
+			}
+			last.Store(time.Now().UnixNano())
+		})
+	}
+	in := w.input()
+	in.Grants, in.Version = in.Grants[1:], 2
+	begin := time.Now()
+	w.apply(in)
+	wg.Wait()
+	d := time.Unix(0, last.Load()).Sub(begin)
+	t.Logf("the agent saw the last of %d resets %v after the list was applied", n, d)
+	if d > 3*time.Second { // the standard's limit; the goal is 100 ms
+		t.Errorf("after %v", d)
+	}
+	eventually(t, "all is released", func() bool { return w.access.Stats().Leases == 0 })
+}
+
 func TestGCR002_M80_M81_RenewalKeepsTheTunnel(t *testing.T) {
 	w := newWorld(t, "127.0.0.1", Limits{})
 	w.srv.mux.MessageRate, w.srv.mux.MessageBurst = 1<<20, 1<<20 // a day in a moment
@@ -294,12 +326,12 @@ func TestGCR002_M82_MissingRenewalClosesTheTunnel(t *testing.T) {
 		notices := make(chan *wire.Notice, 16)
 		c := w.mustConnect(w.alice, func(n *wire.Notice) { notices <- n })
 		f := w.open(c, "tcp", w.request(w.alice))
-		w.clock.advance(74 * time.Second)
+		w.clock.advance(60 * time.Second)
 		time.Sleep(1100 * time.Millisecond) // one round of the review
-		if err := c.Err(); err != nil && w.clock.add < 74*time.Second {
+		if err := c.Err(); err != nil {
 			t.Fatalf("closed before its time: %v", err)
 		}
-		w.clock.advance(2 * time.Second)
+		w.clock.advance(15 * time.Second)
 		var re *mux.ResetError
 		if _, err := f.Read(make([]byte, 1)); !errors.As(err, &re) || re.Reason != reason.RenewalMissed {
 			t.Errorf("flow: %v", err)
@@ -312,8 +344,12 @@ func TestGCR002_M82_MissingRenewalClosesTheTunnel(t *testing.T) {
 		if n.ExceptionAlertType != string(alert.RenewalMissed) {
 			t.Errorf("notice %+v", n)
 		}
-		if _, ok := w.rec.raised(alert.RenewalMissed); !ok {
-			t.Error("no alert")
+		if a, ok := w.rec.raised(alert.RenewalMissed); !ok || a.DeviceID != w.alice.device {
+			t.Errorf("alert %+v", a)
+		}
+		eventually(t, "the lease is released", func() bool { return w.access.Stats().Leases == 0 && len(w.srv.Tunnels()) == 0 })
+		if len(notices) != 0 {
+			t.Errorf("a second notice: %+v", <-notices)
 		}
 	})
 }
