@@ -23,10 +23,12 @@ type Options struct {
 
 // profile is one purpose of a leaf.
 type profile struct {
-	root  string
-	sm2   bool
-	usage smx509.KeyUsage
-	ext   []smx509.ExtKeyUsage
+	root string
+	sm2  bool
+	// anonymous: the certificate carries no identity.
+	anonymous bool
+	usage     smx509.KeyUsage
+	ext       []smx509.ExtKeyUsage
 }
 
 var (
@@ -34,6 +36,11 @@ var (
 		root:  keystore.TLSRoot,
 		usage: smx509.KeyUsageDigitalSignature,
 		ext:   []smx509.ExtKeyUsage{smx509.ExtKeyUsageServerAuth, smx509.ExtKeyUsageClientAuth},
+	}
+	webProfile = profile{
+		root: keystore.TLSRoot, anonymous: true,
+		usage: smx509.KeyUsageDigitalSignature,
+		ext:   []smx509.ExtKeyUsage{smx509.ExtKeyUsageServerAuth},
 	}
 	signProfile = profile{root: keystore.MessageRoot, sm2: true, usage: smx509.KeyUsageDigitalSignature}
 	encProfile  = profile{
@@ -50,6 +57,16 @@ var (
 func (c *CA) IssueTLS(csr []byte, id certid.Identity, o Options) ([]byte, error) {
 	id.ListSigner = ""
 	return c.issue(csr, id, o, tlsProfile)
+}
+
+// IssueWeb answers a P-256 request (DER) with a certificate for the hosts of a
+// web server. It carries no identity of ours, so it speaks for nobody on any
+// link.
+func (c *CA) IssueWeb(csr []byte, o Options) ([]byte, error) {
+	if len(o.Hosts) == 0 {
+		return nil, errors.New("issue web certificate: no host")
+	}
+	return c.issue(csr, certid.Identity{}, o, webProfile)
 }
 
 // IssueSign answers an SM2 request with a certificate for message signatures.
@@ -83,8 +100,10 @@ func (c *CA) issue(csr []byte, id certid.Identity, o Options, p profile) (chain 
 			err = fmt.Errorf("issue certificate for %q: %w", id.Name(), err)
 		}
 	}()
-	if err := id.Validate(); err != nil {
-		return nil, err
+	if !p.anonymous {
+		if err := id.Validate(); err != nil {
+			return nil, err
+		}
 	}
 	names, ips, err := certid.SplitHosts(o.Hosts)
 	if err != nil {
@@ -103,6 +122,10 @@ func (c *CA) issue(csr []byte, id certid.Identity, o Options, p profile) (chain 
 		return nil, err
 	}
 	r := c.roots[p.root]
+	common := id.Name()
+	if p.anonymous {
+		common = o.Hosts[0]
+	}
 	now := c.cfg.Now()
 	ttl := o.TTL
 	if ttl == 0 {
@@ -119,7 +142,7 @@ func (c *CA) issue(csr []byte, id certid.Identity, o Options, p profile) (chain 
 	// stacks refuse the empty SEQUENCE that says "not an authority".
 	tmpl := &smx509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{Organization: []string{c.cfg.Name}, CommonName: id.Name()},
+		Subject:      pkix.Name{Organization: []string{c.cfg.Name}, CommonName: common},
 		NotBefore:    now.Add(-backDating),
 		NotAfter:     end,
 		KeyUsage:     p.usage,

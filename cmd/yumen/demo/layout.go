@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/control"
-	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
 	"github.com/yumen-zt/yumen/ctlclient"
@@ -225,7 +224,7 @@ func siteCertificate(info *Info, cc control.Config) error {
 	if err != nil {
 		return fmt.Errorf("make site certificate: %w", err)
 	}
-	chain, err := ca.IssueTLS(csr, certid.Identity{}, lab.Options{
+	chain, err := ca.IssueWeb(csr, lab.Options{
 		Hosts: []string{"portal.localhost", "finance.localhost", info.Login, "gateway.localhost"},
 	})
 	if err != nil {
@@ -299,6 +298,7 @@ ceiling:                             # what no control center can remove
 `))
 
 var agentYAML = template.Must(template.New("agent").Parse(`# Yumen agent. Its keys are in keys/, which yumen enroll wrote.
+control: {{.Control.URL}}
 socks5: ["{{.Agent.SOCKS5}}"]        # serves only the user who runs the agent
 `))
 
