@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,9 +11,6 @@ import (
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/proxy/exchange"
 )
-
-// past is a deadline that wakes whoever waits.
-var past = time.Unix(1, 0)
 
 var errBodyStopped = errors.New("proxy: the request's body is not read any more")
 
@@ -31,6 +27,8 @@ type body struct {
 	stopped atomic.Bool
 	fault   atomic.Uint32 // a reason.Reason
 
+	slow *time.Timer // of the read in progress
+
 	mu     sync.Mutex    // held while reading
 	total  int64         // guarded by mu
 	waited time.Duration // guarded by mu
@@ -38,7 +36,15 @@ type body struct {
 }
 
 func newBody(x *Exchange, l *Limits) *body {
-	return &body{x: x, l: l, trickle: strings.HasPrefix(x.Header.Get("Content-Type"), "application/grpc")}
+	b := &body{x: x, l: l, trickle: strings.HasPrefix(x.Header.Get("Content-Type"), "application/grpc")}
+	// A timer and not a deadline: on HTTP/2 a deadline that passes between two
+	// reads would end the stream of a client that is fast enough.
+	b.slow = time.AfterFunc(time.Hour, func() {
+		_ = b.fail(reason.BodyTooSlow)
+		x.WakeReader()
+	})
+	b.slow.Stop()
+	return b
 }
 
 // Read reads from the client.
@@ -57,10 +63,9 @@ func (b *body) Read(p []byte) (int, error) {
 		if allowed <= 0 {
 			return 0, b.fail(reason.BodyTooSlow)
 		}
-		_ = b.x.Stream.SetReadDeadline(time.Now().Add(allowed))
+		b.slow.Reset(allowed)
+		defer b.slow.Stop()
 	}
-	// Whoever stops or cuts sets its mark first and the deadline second: one of
-	// both is seen here.
 	if _, cut := b.x.CutReason(); cut || b.stopped.Load() {
 		return 0, errBodyStopped
 	}
@@ -76,7 +81,6 @@ func (b *body) Read(p []byte) (int, error) {
 	case err == nil:
 	case err == io.EOF:
 		b.ended = true
-		_ = b.x.Stream.SetReadDeadline(time.Time{})
 	default:
 		return n, b.broken(err)
 	}
@@ -95,8 +99,8 @@ func (b *body) broken(err error) error {
 		return errBodyStopped
 	}
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return b.fail(reason.BodyTooSlow)
+	case b.why() != reason.OK:
+		return denied(b.why(), "request body")
 	case errors.Is(err, io.ErrUnexpectedEOF) || b.x.Context().Err() != nil || b.x.Carrier == exchange.H2:
 		return b.fail(reason.ClientGone)
 	}
@@ -108,21 +112,11 @@ func (b *body) Close() error { return nil }
 
 // stop ends reading and waits for a read in progress.
 func (b *body) stop() {
-	if b == nil {
-		return
-	}
 	b.stopped.Store(true)
-	if b.mu.TryLock() {
-		if !b.ended {
-			_ = b.x.Stream.SetReadDeadline(past) // the front end does not wait for the rest either
-		}
-		b.mu.Unlock()
-		return
+	if !b.mu.TryLock() {
+		b.x.WakeReader()
+		b.mu.Lock()
 	}
-	_ = b.x.Stream.SetReadDeadline(past)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		_ = b.x.Stream.SetReadDeadline(time.Time{})
-	}
+	b.slow.Stop()
+	b.mu.Unlock()
 }

@@ -326,3 +326,35 @@ func TestEndOfRunDrainsAndReturns(t *testing.T) {
 	}
 	// The fixture's clean-up ends Run with both downloads in flight, and waits.
 }
+
+// S26: a client that takes nothing is gone after write_stall; one that waits
+// for rare events is not.
+func TestS26_ClientsThatTakeNothing(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/big" {
+			endless(w, r)
+			return
+		}
+		for range 3 {
+			_, _ = io.WriteString(w, "event\n")
+			w.(http.Flusher).Flush()
+			select {
+			case <-time.After(150 * time.Millisecond): // longer than the stall
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}), with(func(c *fixtureConfig) { c.cfg.Limits.WriteStall = 100 * time.Millisecond }))
+	for i, proto := range protocols {
+		r, _ := http.NewRequestWithContext(t.Context(), "GET", "https://"+host+"/big", nil)
+		res, err := f.client(proto).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waitReleased(t, f, 2*i+1, time.Now(), 3*time.Second)
+		res.Body.Close()
+		if res, body := do(t, f.client(proto), "GET", "https://"+host+"/events", nil, nil); body != "event\nevent\nevent\n" {
+			t.Errorf("%s: rare events: %d %q", proto, res.StatusCode, body)
+		}
+	}
+}

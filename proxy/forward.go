@@ -147,11 +147,11 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
 		err = x.Stream.WriteTrailer(t)
 	}
 	if x.Conn.ALPN != "h2" {
-		// The connection lives on: nothing of this answer, no deadline of it stays.
-		if ferr := x.Stream.Flush(); err == nil {
+		// Under the eyes of a timer, not in the server after the walk.
+		w := newStalls(x, p.cfg.Limits.WriteStall)
+		if ferr := w.flush(); err == nil {
 			err = ferr
 		}
-		_ = x.Stream.SetWriteDeadline(time.Time{})
 	}
 	return err
 }
@@ -170,25 +170,22 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 func (p *Proxy) copyAnswer(x *Exchange, res *upstream.Response) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
-	w := stalls{x: x, stall: p.cfg.Limits.WriteStall}
+	w := newStalls(x, p.cfg.Limits.WriteStall)
 	if res.Length < 0 {
-		if err := x.Stream.Flush(); err != nil {
+		if err := w.flush(); err != nil {
 			return err
 		}
 	}
 	for {
 		n, rerr := res.Body.Read(buf[:])
 		if n > 0 {
-			if err := w.arm(); err != nil {
+			if err := w.write(buf[:n]); err != nil {
 				return err
 			}
-			wn, err := x.Stream.Write(buf[:n])
-			x.BytesOut.Add(int64(wn))
-			if err == nil && res.Length < 0 {
-				err = x.Stream.Flush()
-			}
-			if err != nil {
-				return err
+			if res.Length < 0 {
+				if err := w.flush(); err != nil {
+					return err
+				}
 			}
 		}
 		if rerr == io.EOF {
@@ -203,24 +200,34 @@ func (p *Proxy) copyAnswer(x *Exchange, res *upstream.Response) error {
 	}
 }
 
-// stalls gives each write a deadline, moved once a second at most.
+// stalls resets a stream whose client takes nothing for too long. A timer and
+// not a deadline: on HTTP/2 a deadline that passes between two writes would end
+// a stream of rare events.
 type stalls struct {
 	x     *Exchange
 	stall time.Duration
-	armed time.Time
+	timer *time.Timer
 }
 
-func (s *stalls) arm() error {
-	if now := time.Now(); now.Sub(s.armed) > time.Second {
-		s.armed = now
-		if err := s.x.Stream.SetWriteDeadline(now.Add(s.stall)); err != nil {
-			return err
-		}
-	}
-	// A cut that came before the deadline was moved is seen here; one that
-	// comes after it wins.
+func newStalls(x *Exchange, stall time.Duration) stalls {
+	t := time.AfterFunc(time.Hour, x.Abort)
+	t.Stop()
+	return stalls{x, stall, t}
+}
+
+func (s stalls) write(p []byte) error {
 	if _, cut := s.x.CutReason(); cut {
 		return exchange.ErrCut
 	}
-	return nil
+	s.timer.Reset(s.stall)
+	defer s.timer.Stop()
+	n, err := s.x.Stream.Write(p)
+	s.x.BytesOut.Add(int64(n))
+	return err
+}
+
+func (s stalls) flush() error {
+	s.timer.Reset(s.stall)
+	defer s.timer.Stop()
+	return s.x.Stream.Flush()
 }

@@ -4,12 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +26,7 @@ import (
 
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
@@ -497,6 +505,85 @@ func TestOwnPagesAreServed(t *testing.T) {
 		}
 		if res, _ := do(t, c, "GET", "https://nobody.example.test/.yumen/enter", nil, nil); res.StatusCode != 404 {
 			t.Errorf("%s: own pages on a strange host: %d", proto, res.StatusCode)
+		}
+	}
+}
+
+// A body that the upstream takes slowly is not a slow body.
+func TestS26_BackPressureIsNotSlowness(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) {
+		buf, total := make([]byte, 256<<10), 0
+		for {
+			n, err := io.ReadFull(r.Body, buf)
+			total += n
+			if err != nil {
+				break
+			}
+			time.Sleep(30 * time.Millisecond) // an upstream at work: that is the point
+		}
+		fmt.Fprint(w, total)
+	}), with(func(c *fixtureConfig) { c.cfg.Limits.BodyGrace, c.cfg.Limits.BodyRate = 100*time.Millisecond, 1<<40 }))
+	big := strings.Repeat("x", 4<<20)
+	for _, proto := range protocols {
+		if res, body := do(t, f.client(proto), "POST", "https://"+host+"/", nil, strings.NewReader(big)); body != fmt.Sprint(len(big)) {
+			t.Errorf("%s: %d %s", proto, res.StatusCode, body)
+		}
+	}
+}
+
+func TestGRPCOverHTTP2ToTheUpstream(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 || r.Header.Get("Te") != "trailers" {
+			w.WriteHeader(500)
+		}
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		_, _ = io.Copy(w, r.Body)
+		w.Header().Set("Grpc-Status", "0")
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	f := newFixture(t, s.URL, with(func(c *fixtureConfig) { c.app.HTTP2 = true }))
+	res, body := do(t, f.h2(), "POST", "https://"+host+"/pkg.Service/Method", http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}, strings.NewReader("message"))
+	if res.StatusCode != 200 || body != "message" || res.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("%d %q, trailers %v", res.StatusCode, body, res.Trailer)
+	}
+}
+
+// The upstream is verified by the application's CA, and sees our certificate.
+func TestUpstreamTLS(t *testing.T) {
+	ca := newCA(t)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.TLS.ServerName+" "+r.TLS.PeerCertificates[0].DNSNames[0])
+	}))
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "inner.example.test")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	dir := t.TempDir()
+	mine := ca.issue(t, "gateway.example.test")
+	key, err := x509.MarshalPKCS8PrivateKey(mine.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{"ca": {Type: "CERTIFICATE", Bytes: ca.cert.Raw}, "crt": {Type: "CERTIFICATE", Bytes: mine.Certificate[0]}, "key": {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full := apps.TLSConfig{CAFile: filepath.Join(dir, "ca"), ServerName: "inner.example.test", CertFile: filepath.Join(dir, "crt"), KeyFile: filepath.Join(dir, "key")}
+	noCA, noCert, otherName := full, full, full
+	noCA.CAFile, noCert.CertFile, noCert.KeyFile, otherName.ServerName = "", "", "", "else.example.test"
+	for name, c := range map[string]struct {
+		tls  apps.TLSConfig
+		want int
+	}{"full": {full, 200}, "no ca": {noCA, 502}, "no certificate": {noCert, 502}, "other name": {otherName, 502}} {
+		f := newFixture(t, s.URL, with(func(fc *fixtureConfig) { fc.app.TLS = c.tls }))
+		res, body := do(t, f.client("http/1.1"), "GET", "https://"+host+"/", nil, nil)
+		if res.StatusCode != c.want || c.want == 200 && body != "inner.example.test gateway.example.test" {
+			t.Errorf("%s: %d %s, want %d", name, res.StatusCode, body, c.want)
 		}
 	}
 }

@@ -239,5 +239,4 @@ func (s *stream) Abort() {
 	_ = s.rc.SetReadDeadline(time.Unix(1, 0))
 }
 
-func (s *stream) SetReadDeadline(t time.Time) error  { return s.rc.SetReadDeadline(t) }
-func (s *stream) SetWriteDeadline(t time.Time) error { return s.rc.SetWriteDeadline(t) }
+func (s *stream) WakeReader() error { return s.rc.SetReadDeadline(time.Unix(1, 0)) }

@@ -34,8 +34,8 @@ const (
 // ErrCut is what an exchange's writes return after [Exchange.Cut].
 var ErrCut = errors.New("exchange: cut")
 
-// Stream is the front end's half of an exchange. Abort and the deadlines may
-// be called from any goroutine; the others are for the exchange's goroutine.
+// Stream is the front end's half of an exchange. Abort and WakeReader may be
+// called from any goroutine; the others are for the exchange's goroutine.
 type Stream interface {
 	// WriteInfo sends an informational answer, 102 to 199.
 	WriteInfo(status int, h Header) error
@@ -57,8 +57,8 @@ type Stream interface {
 	// Abort ends the stream at once, without an answer: a reset of the stream,
 	// or of the connection where that is the stream. It does not block.
 	Abort()
-	SetReadDeadline(t time.Time) error
-	SetWriteDeadline(t time.Time) error
+	// WakeReader fails a read of the body that waits, and those that come.
+	WakeReader() error
 }
 
 // Exchange is one request and its answer. A front end fills the first part,
@@ -146,16 +146,27 @@ func (x *Exchange) Cut(r reason.Reason) {
 	case x.started:
 		x.Stream.Abort()
 	default:
-		_ = x.Stream.SetReadDeadline(time.Unix(1, 0)) // wakes the body's reader
-		x.timer = time.AfterFunc(CutGrace, x.abort)
+		_ = x.Stream.WakeReader()
+		x.timer = time.AfterFunc(CutGrace, x.Abort)
 	}
 }
 
-func (x *Exchange) abort() {
+// Abort resets the stream, unless the exchange has ended. It does not block.
+func (x *Exchange) Abort() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.ended {
 		x.Stream.Abort()
+	}
+}
+
+// WakeReader fails the body's reads from now on, unless the exchange has
+// ended.
+func (x *Exchange) WakeReader() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.ended {
+		_ = x.Stream.WakeReader()
 	}
 }
 
