@@ -297,7 +297,11 @@ func (c *center) start() func() {
 		defer close(done)
 		c.srv.ServeTLS(pipeListener{c}, "", "")
 	}()
-	return func() { c.srv.Close(); <-done }
+	return func() {
+		c.srv.Close()
+		<-done
+		time.Sleep(10 * time.Second) // of the bubble: both ends of a pipe may be saying goodbye, which TLS bounds by 5 s
+	}
 }
 
 // dial makes a connection in memory.
