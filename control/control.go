@@ -26,7 +26,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/emmansun/gmsm/smx509"
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/control/idp"
@@ -36,6 +35,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -60,13 +60,12 @@ type Server struct {
 	feed    *feed
 	idp     *idp.Provider // nil: none
 
-	sender     *envelope.Sender // answers
-	listSigner *envelope.Sender // lists and deltas
-	listChain  []*smx509.Certificate
-	gatewayIn  *envelope.Receiver
-	agentIn    *envelope.Receiver
-	tlsConfig  *tls.Config
-	tlsRoot    *x509.Certificate // whose fingerprint enrolment codes carry
+	sender    *envelope.Sender // answers
+	own       atomic.Pointer[renewable]
+	gatewayIn *envelope.Receiver
+	agentIn   *envelope.Receiver
+	tlsConfig *tls.Config
+	tlsRoot   *x509.Certificate // whose fingerprint enrolment codes carry
 
 	mu      sync.RWMutex
 	state   *model.State  // guarded by mu; what its maps point to is immutable
@@ -269,6 +268,7 @@ func (s *Server) sweep(ctx context.Context) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	renewed := s.cfg.Now()
+	checked := renewed
 	for {
 		select {
 		case <-ctx.Done():
@@ -277,6 +277,13 @@ func (s *Server) sweep(ctx context.Context) error {
 		}
 		now := s.cfg.Now()
 		s.sweepDue(now)
+		if age := now.Sub(checked); age >= 6*time.Hour || age < 0 {
+			checked = now
+			if err := s.renewOwn(); err != nil {
+				s.log.Error("certificates not renewed", zap.Error(err))
+				s.cfg.Alerts.Raise(alert.Alert{Code: alert.CertExpiring, Time: now, Detail: err.Error()})
+			}
+		}
 		if now.Sub(renewed) >= s.cfg.ListLife/4 || now.Before(renewed) {
 			renewed = now
 			rev, err := s.commit(nil, store.Put(model.KeyRefresh, []byte(wire.FormatTime(now))))
@@ -307,7 +314,7 @@ func (s *Server) sweepDue(now time.Time) {
 			}
 		}
 		for _, op := range ops {
-			s.audit.Write(&audit.Record{Time: now, Kind: audit.System, Object: "expired " + op.Key, Allowed: true, Result: "ok"})
+			s.audit.Write(&audit.Record{Time: now, Kind: audit.System, Remote: "local", Object: "expired " + op.Key, Allowed: true, Result: "ok"})
 		}
 		if len(ops) < limit {
 			return

@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/emmansun/gmsm/sm3"
@@ -34,22 +33,18 @@ func (s *Server) openKeys(passphrase []byte) (err error) {
 	if s.ca, err = lab.Load(s.cfg.CADir, passphrase); err != nil {
 		return fail("certificate authority", err)
 	}
-	signer := func(name string) (*envelope.Sender, []*smx509.Certificate, error) {
-		key, err := s.keys.Signer(name)
-		if err != nil {
-			return nil, nil, fail(name, err)
-		}
-		chain, err := s.keys.Chain(name)
-		if err != nil {
-			return nil, nil, fail(name, err)
-		}
-		return &envelope.Sender{ID: s.cfg.ID, Key: key, Cert: chain[0], Now: s.cfg.Now}, chain, nil
+	block, _ := pem.Decode(s.ca.RootPEM(keystore.TLSRoot))
+	if block == nil {
+		return fail("tls root", errors.New("the authority has none"))
 	}
-	if s.sender, _, err = signer(keystore.Sign); err != nil {
-		return err
+	if s.tlsRoot, err = x509.ParseCertificate(block.Bytes); err != nil {
+		return fail("tls root", err)
 	}
-	if s.listSigner, s.listChain, err = signer(keystore.List); err != nil {
-		return err
+	if s.sender, _, err = s.signer(keystore.Sign); err != nil {
+		return fail(keystore.Sign, err)
+	}
+	if err := s.renewOwn(); err != nil {
+		return fail("own certificates", err)
 	}
 	dec, err := s.keys.Decrypter(keystore.Enc)
 	if err != nil {
@@ -63,32 +58,32 @@ func (s *Server) openKeys(passphrase []byte) (err error) {
 	if s.agentIn, err = envelope.NewReceiver(in); err != nil {
 		return err
 	}
-	cert, err := s.keys.TLSCertificate(keystore.TLS)
-	if err != nil {
-		return fail(keystore.TLS, err)
-	}
 	roots, err := s.keys.TLSRoots()
 	if err != nil {
 		return fail("tls root", err)
 	}
-	block, _ := pem.Decode(s.ca.RootPEM(keystore.TLSRoot))
-	if block == nil {
-		return fail("tls root", errors.New("the authority has none"))
-	}
-	if s.tlsRoot, err = x509.ParseCertificate(block.Bytes); err != nil {
-		return fail("tls root", err)
-	}
-	// Who enrols knows the root by its fingerprint alone, so the chain has it.
-	cert.Certificate = append(slices.Clip(cert.Certificate), s.tlsRoot.Raw)
 	s.tlsConfig = &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		Certificates: []tls.Certificate{cert},
-		ClientAuth:   tls.VerifyClientCertIfGiven, // enrolment has none yet; every other path demands it
-		ClientCAs:    roots,
-		NextProtos:   []string{"http/1.1"}, // one stream a connection: a slow pull never delays a push
-		Time:         s.cfg.Now,
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: s.certificate,
+		ClientAuth:     tls.VerifyClientCertIfGiven, // enrolment has none yet; every other path demands it
+		ClientCAs:      roots,
+		NextProtos:     []string{"http/1.1"}, // one stream a connection: a slow pull never delays a push
+		Time:           s.cfg.Now,
 	}
 	return nil
+}
+
+// signer returns the sender that signs with the key name, and its chain.
+func (s *Server) signer(name string) (*envelope.Sender, []*smx509.Certificate, error) {
+	key, err := s.keys.Signer(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	chain, err := s.keys.Chain(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &envelope.Sender{ID: s.cfg.ID, Key: key, Cert: chain[0], Now: s.cfg.Now}, chain, nil
 }
 
 // fingerprint returns what enrolment codes carry: SHA-256 of the TLS root.

@@ -216,8 +216,9 @@ func (s *Server) signList(msgType, receiver string, body []byte, ext headerExt, 
 	if ext == nil {
 		ext = headerExt{}
 	}
-	ext[wire.ExtSigner] = envelope.SignerExt(s.listChain)
-	return s.listSigner.Seal(envelope.Header{MsgType: msgType, Receiver: receiver, Ext: ext}, body, to)
+	own := s.own.Load()
+	ext[wire.ExtSigner] = own.signerExt
+	return own.list.Seal(envelope.Header{MsgType: msgType, Receiver: receiver, Ext: ext}, body, to)
 }
 
 func grantPages(p *model.Party, rows []*model.Row, now time.Time, page func(string, []byte, headerExt) error) error {

@@ -118,26 +118,26 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	front.Go(func() error { return adminsock.Serve(fctx, admin, s.adminHandler()) })
 	front.Go(func() error { return s.sweep(fctx) })
-	s.audit.Write(&audit.Record{Time: s.cfg.Now(), Kind: audit.System, Object: "start", Allowed: true, Result: "ok"})
+	s.audit.Write(&audit.Record{Time: s.cfg.Now(), Kind: audit.System, Remote: "local", Object: "start", Allowed: true, Result: "ok"})
 	s.log.Info("control center runs", zap.Stringers("links", addrs.Links), zap.Stringers("login", addrs.IDP), zap.String("admin_socket", s.cfg.AdminSocket))
 	close(s.ready)
 
 	err = front.Wait()
-	s.audit.Write(&audit.Record{Time: s.cfg.Now(), Kind: audit.System, Object: "stop", Allowed: true, Result: "ok"})
+	s.audit.Write(&audit.Record{Time: s.cfg.Now(), Kind: audit.System, Remote: "local", Object: "stop", Allowed: true, Result: "ok"})
 	stopBack()
 	return errors.Join(err, behind.Wait())
 }
 
 // loginTLS is for browsers: the same certificate, no client certificates.
 func (s *Server) loginTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: s.tlsConfig.Certificates, NextProtos: []string{"h2", "http/1.1"}, Time: s.cfg.Now}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate, NextProtos: []string{"h2", "http/1.1"}, Time: s.cfg.Now}
 }
 
 // serveHTTPS serves h on ln until ctx ends, and then lets the requests in
 // progress end for two seconds.
 func (s *Server) serveHTTPS(ctx context.Context, ln net.Listener, t *tls.Config, h http.Handler) error {
 	srv := &http.Server{
-		Handler: h, TLSConfig: t,
+		Handler: h, TLSConfig: t.Clone(), // net/http changes it
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    stdlog.New(quiet{s.log}, "", 0),

@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
 )
 
@@ -63,6 +65,9 @@ func Init(c InitConfig) (string, error) {
 	if err := writeNew(passFile, text+"\n"); err != nil {
 		return "", fmt.Errorf("make control center: %w", err)
 	}
+	if c.CA.LeafTTL == 0 {
+		c.CA.LeafTTL = ownLife // parties pin the message certificates when they enrol
+	}
 	ca, err := lab.New(c.CA)
 	if err == nil {
 		err = ca.Save(filepath.Join(dir, "ca"), []byte(text))
@@ -78,10 +83,16 @@ func Init(c InitConfig) (string, error) {
 		}
 		hosts = append(hosts, i.Hostname())
 	}
-	if _, err := ca.Party(filepath.Join(dir, "keys"), []byte(text), certid.Identity{Control: c.ID}, unique(hosts)); err != nil {
+	keys, err := ca.Party(filepath.Join(dir, "keys"), []byte(text), certid.Identity{Control: c.ID}, unique(hosts))
+	if err != nil {
 		return "", err
 	}
-	if err := writeNew(file, c.yaml(dir, u)); err != nil {
+	for name, life := range map[string]time.Duration{keystore.TLS: tlsLife, keystore.List: listLife} {
+		if err := reissue(ca, keys, name, life); err != nil {
+			return "", err
+		}
+	}
+	if err := writeNew(file, c.yaml(u)); err != nil {
 		return "", fmt.Errorf("make control center: %w", err)
 	}
 	cfg, err := LoadConfig(file)
@@ -111,7 +122,7 @@ func writeNew(path, text string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func (c *InitConfig) yaml(dir string, u *url.URL) string {
+func (c *InitConfig) yaml(u *url.URL) string {
 	listen := c.Listen
 	if listen == "" {
 		port := u.Port()
@@ -121,8 +132,8 @@ func (c *InitConfig) yaml(dir string, u *url.URL) string {
 		listen = net.JoinHostPort("", port)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `# Yumen control center. Every setting that is not here has a default:
-# yumen control run --print-config shows them all.
+	fmt.Fprintf(&b, `# Yumen control center. Every setting that is not here has a default;
+# yumen control run --print-config shows them all. Paths count from this folder.
 id: %s
 url: %q                # what enrolled parties are told
 listen: [%q]           # IPv4 and IPv6
@@ -133,7 +144,7 @@ ca_dir: %q
 # token_life: 10m         # of the 11-character tokens of Table 18
 # session_life: 12h       # then the user signs in again
 # password_hash: argon2id # or pbkdf2-sm3
-`, c.ID, c.URL, listen, filepath.Join(dir, "data"), filepath.Join(dir, "passphrase"), filepath.Join(dir, "keys"), filepath.Join(dir, "ca"))
+`, c.ID, c.URL, listen, "data", "passphrase", "keys", "ca")
 	if c.Issuer == "" {
 		b.WriteString("# idp:                    # embedded OpenID provider for browsers\n#   issuer: https://login.example.com:9443\n#   listen: [\":9443\"]\n")
 		return b.String()
@@ -151,7 +162,7 @@ ca_dir: %q
 }
 
 // LoadConfig reads a configuration file strictly: an unknown key is an error
-// that shows its line.
+// that shows its line. Relative paths count from the file's folder.
 func LoadConfig(file string) (Config, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -160,6 +171,18 @@ func LoadConfig(file string) (Config, error) {
 	var c Config
 	if err := yaml.UnmarshalWithOptions(raw, &c, yaml.Strict()); err != nil {
 		return Config{}, fmt.Errorf("read configuration %s: %w", file, err)
+	}
+	dir := filepath.Dir(file)
+	paths := []*string{&c.DataDir, &c.KeysDir, &c.CADir, &c.PassphraseFile, &c.AdminSocket, &c.AuditFile}
+	if c.IDP != nil {
+		for i := range c.IDP.Clients {
+			paths = append(paths, &c.IDP.Clients[i].SecretFile)
+		}
+	}
+	for _, p := range paths {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
 	}
 	return c, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -120,6 +121,12 @@ func controlRunCmd(t *controlTarget) *cobra.Command {
 			if cfg.Logger, err = zc.Build(); err != nil {
 				return fmt.Errorf("make log: %w", err)
 			}
+			// The login's protocol library logs refused requests this way.
+			level := slog.LevelError
+			if verbose {
+				level = slog.LevelWarn
+			}
+			slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 			s, err := control.New(cfg)
 			if err != nil {
 				return err
