@@ -24,7 +24,9 @@ func CanonicalHost(host string) (string, error) {
 		}
 		return a.Unmap().String(), nil
 	}
-	if a, err := netip.ParseAddr(host); err == nil {
+	if !mayBeAddress(host) {
+		// a name, as nearly always: an error of ParseAddr would cost an allocation
+	} else if a, err := netip.ParseAddr(host); err == nil {
 		if a.Zone() != "" {
 			return "", fmt.Errorf("%w: %q has a zone", ErrHost, host)
 		}
@@ -46,6 +48,10 @@ func CanonicalHost(host string) (string, error) {
 		return "", fmt.Errorf("%w: %q: %w", ErrHost, host, err)
 	}
 	return h, nil
+}
+
+func mayBeAddress(host string) bool {
+	return strings.IndexByte(host, ':') >= 0 || host != "" && host[len(host)-1] <= '9'
 }
 
 // checkLabels wants letters, digits, hyphens and underscores in labels of 1 to

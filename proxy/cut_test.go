@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
@@ -254,6 +255,24 @@ func TestS12_WebSocketEchoesAndIsCut(t *testing.T) {
 	}
 }
 
+// A WebSocket's handshake is judged as the GET that it is.
+func TestS12_WebSocketToADeniedPath(t *testing.T) {
+	rec := newRecorder(t)
+	f := newFixture(t, rec.url())
+	f.gate.refuse = func(r *policy.Request) access.Refusal {
+		if r.Method == "GET" && r.Path == "/ws" {
+			return access.Refusal{Reason: reason.PolicyApp, PolicyID: "POL00000001"}
+		}
+		return access.Refusal{}
+	}
+	if status, closed, _ := f.exchange(host, webSocketHello+"\r\n", false); status != 403 || !closed {
+		t.Errorf("status %d, closed %v", status, closed)
+	}
+	if n, all := rec.seen("/ws"); n > 0 {
+		t.Errorf("the upstream saw %s", all)
+	}
+}
+
 func TestS11_BytesBefore101AreNotForwarded(t *testing.T) {
 	early, gate := make(chan string, 1), make(chan struct{})
 	f := newFixture(t, webSocketUpstream(t, early, gate))
@@ -312,6 +331,12 @@ func TestS11_AnswerThatIsNo101OfRFC6455(t *testing.T) {
 }
 
 func TestEndOfRunDrainsAndReturns(t *testing.T) {
+	ws := newFixture(t, webSocketUpstream(t, nil, nil), with(func(c *fixtureConfig) { c.cfg.Limits.Drain = 50 * time.Millisecond }))
+	c := ws.raw(host)
+	_, _ = io.WriteString(c, webSocketHello+"\r\n")
+	if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 101 {
+		t.Fatalf("%v %v", res, err)
+	}
 	f := newFixture(t, upstreamOf(t, endless), with(func(c *fixtureConfig) { c.cfg.Limits.Drain = 50 * time.Millisecond }))
 	for _, proto := range protocols {
 		r, _ := http.NewRequestWithContext(context.WithoutCancel(t.Context()), "GET", "https://"+host+"/", nil)
@@ -324,7 +349,7 @@ func TestEndOfRunDrainsAndReturns(t *testing.T) {
 	if c, err := net.Dial("tcp", f.addr); err == nil {
 		t.Cleanup(func() { c.Close() })
 	}
-	// The fixture's clean-up ends Run with both downloads in flight, and waits.
+	// The fixtures' clean-ups end Run with downloads and a tunnel in flight, and wait.
 }
 
 // S26: a client that takes nothing is gone after write_stall; one that waits

@@ -51,7 +51,7 @@ func (p *Proxy) deny(x *Exchange, err error) error {
 		ce.Write(zap.String("request_id", x.ID), zap.Stringer("reason", d.why), zap.String("detail", d.detail),
 			zap.Stringer("remote_addr", x.Conn.Remote))
 	}
-	if !d.audited {
+	if !d.audited && !x.Leased { // else access writes the record of its end
 		p.record(x, d.why, d.policyID, d.detail)
 	}
 	if abusive(d.why) {

@@ -142,7 +142,7 @@ func TestS10_DowngradeCannotSmuggle(t *testing.T) {
 	// A body that is not as long as it was said to be.
 	for name, c := range map[string]struct{ said, sent string }{"longer": {"3", "hello"}, "shorter": {"9", "hello"}} {
 		r := f.rawH2()
-		id := r.open(false, append(with("content-length", c.said))...)
+		id := r.open(false, with("content-length", c.said)...)
 		_ = r.WriteData(id, true, []byte(c.sent))
 		if got := r.result(id); got == "200" {
 			t.Errorf("body %s: %s", name, got)

@@ -44,11 +44,16 @@ func parseAuthority(a string) (host, port string, err error) {
 			return "", "", errHostForm
 		}
 	}
+	if host == "" {
+		return "", "", errHostEmpty
+	}
 	if strings.HasSuffix(host, ".") {
 		return "", "", errHostDot
 	}
-	if _, err := netip.ParseAddr(host); err == nil {
-		return "", "", errHostAddress
+	if last := host[len(host)-1:]; last >= "0" && last <= "9" { // no name ends so, an address does
+		if _, err := netip.ParseAddr(host); err == nil {
+			return "", "", errHostAddress
+		}
 	}
 	if host, err = apps.CanonicalHost(host); err != nil {
 		return "", "", errHostForm

@@ -90,12 +90,21 @@ func TestGCR002_M57_RemovalOfAGrantCutsLiveRequests(t *testing.T) {
 	f.audit.mu.Lock()
 	defer f.audit.mu.Unlock()
 	ends := 0
+	decisions := map[string]int{}
 	for _, r := range f.audit.all {
+		if r.Kind == "decision" {
+			decisions[r.RequestID]++
+		}
 		if r.Kind == "end" && r.Code != reason.OK && r.RequestID != "" && r.BytesOut > 0 {
 			ends++
 		}
 	}
 	if ends != 2 {
 		t.Errorf("%d end records with reason, request id and bytes, want 2", ends)
+	}
+	for id, n := range decisions {
+		if n != 1 {
+			t.Errorf("request %s has %d decision records, want 1", id, n)
+		}
 	}
 }

@@ -62,6 +62,7 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 	if no.Reason != reason.OK {
 		return p.deny(x, &deniedError{why: no.Reason, policyID: no.PolicyID, message: no.Message, audited: true})
 	}
+	x.Leased = true
 	defer func() { // 6
 		l.Release(access.Usage{BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(), Status: x.Status, Reason: x.Why})
 	}()

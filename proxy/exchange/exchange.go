@@ -90,6 +90,7 @@ type Exchange struct {
 	Note   any           // an authenticator's own, between Authenticate and Challenge
 	Status int           // of the final answer, 0 before it
 	Why    reason.Reason // why it did not end as it should
+	Leased bool          // access holds it, and writes its records
 
 	BytesIn, BytesOut atomic.Int64 // bodies, counted by the walk
 

@@ -43,13 +43,16 @@ type Server struct {
 	done  chan struct{} // closed when no connection is taken any more
 	once  sync.Once
 	live  sync.WaitGroup
+
+	mu     sync.Mutex
+	guards map[*guard]struct{} // guarded by mu; with those that upgrades took from the server
 }
 
 type connKey struct{}
 
 // New returns a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, conns: make(chan net.Conn), done: make(chan struct{})}
+	s := &Server{cfg: cfg, conns: make(chan net.Conn), done: make(chan struct{}), guards: map[*guard]struct{}{}}
 	s.http = &http.Server{
 		Handler: &bridge.Handler{
 			Carrier: exchange.H1, Serve: cfg.Serve, Now: cfg.Now,
@@ -67,58 +70,74 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Run serves until ctx ends, then lets requests in flight end for Drain and
-// closes the rest. It returns when every connection is closed.
+// Run serves until ctx ends, then lets requests and tunnels in flight end for
+// Drain and resets the rest. It returns when every connection is closed.
 func (s *Server) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.once.Do(func() { close(s.done) }) })
+	stop := context.AfterFunc(ctx, s.end)
 	defer stop()
-	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(listener{s}) }()
-	var err error
-	select {
-	case <-ctx.Done():
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Drain)
-		if s.http.Shutdown(drain) != nil {
-			s.http.Close()
-		}
-		cancel()
-		err = <-served
-	case err = <-served:
-		s.once.Do(func() { close(s.done) })
+	err := s.http.Serve(listener{s})
+	s.end()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // the listener's end
 	}
-	s.live.Wait()
-	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Drain)
+	defer cancel()
+	_ = s.http.Shutdown(drain) // knows nothing of upgraded connections
+	gone := make(chan struct{})
+	go func() { s.live.Wait(); close(gone) }()
+	select {
+	case <-gone:
+	case <-drain.Done():
+		s.mu.Lock()
+		for g := range s.guards {
+			g.conn.Reset()
+		}
+		s.mu.Unlock()
+		_ = s.http.Close()
+		<-gone
+	}
+	if err != nil {
 		return fmt.Errorf("serve http/1.1: %w", err)
 	}
 	return nil
 }
 
-// ServeConn serves c and blocks until it is closed. When ctx ends first, c is
-// closed.
+// end stops taking connections. The lock keeps it apart from a connection that
+// is about to be counted.
+func (s *Server) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.once.Do(func() { close(s.done) })
+}
+
+// ServeConn serves c and blocks until it is closed. ctx bounds the wait for
+// Run alone: the end of Run is the end of its connections.
 func (s *Server) ServeConn(ctx context.Context, c *exchange.Conn) {
 	g := newGuard(c, s.cfg.HeaderBytes, s.cfg.Malformed)
+	s.mu.Lock()
+	select {
+	case <-s.done:
+		s.mu.Unlock()
+		c.Close()
+		return
+	default:
+	}
+	s.guards[g] = struct{}{}
 	s.live.Add(1)
-	defer s.live.Done()
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.guards, g)
+		s.mu.Unlock()
+		s.live.Done()
+	}()
 	select {
 	case s.conns <- g:
+		<-g.closed
 	case <-s.done:
 		c.Close()
-		return
 	case <-ctx.Done():
 		c.Close()
-		return
-	}
-	select {
-	case <-g.closed:
-	case <-ctx.Done():
-		select {
-		case <-g.closed:
-		case <-s.done: // the server is draining and closes g itself
-			<-g.closed
-		default:
-			c.Reset()
-			<-g.closed
-		}
 	}
 }
 
@@ -135,7 +154,7 @@ func (l listener) Accept() (net.Conn, error) {
 }
 
 func (l listener) Close() error {
-	l.s.once.Do(func() { close(l.s.done) })
+	l.s.end()
 	return nil
 }
 

@@ -95,8 +95,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// ServeConn serves c and blocks until it is closed. When ctx ends first and
-// the server is not draining, c is closed.
+// ServeConn serves c and blocks until it is closed. ctx gives values alone:
+// the end of Run is the end of its connections.
 func (s *Server) ServeConn(ctx context.Context, c *exchange.Conn) {
 	defer c.Close()
 	s.mu.Lock()
