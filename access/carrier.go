@@ -44,10 +44,10 @@ func Kinds() []Kind {
 type Carrier interface {
 	// Kind is asked once, in Acquire.
 	Kind() Kind
-	// Cut ends the flow for r. It is called at most once, never under a lock of
-	// this package and never before Acquire has decided to return the lease. It
-	// must not block: it marks, wakes, and arms a deadline; the carrier says its
-	// own goodbye and then calls Release.
+	// Cut ends the flow for r. It is called at most once and never under a lock
+	// of this package, but it may come before the caller of Acquire has the
+	// lease in its hands. It must not block: it marks, wakes, and arms a
+	// deadline; the carrier says its own goodbye and then calls Release.
 	//
 	// When Cut and Release race, Cut may still run when Release returns. A
 	// carrier that is reused for another flow must therefore tell by itself
