@@ -26,6 +26,7 @@ type Config struct {
 	PassphraseFile string   `yaml:"passphrase_file"` // 0600 file that opens both folders; required
 	AdminSocket    string   `yaml:"admin_socket"`    // default data_dir/admin.sock, mode 0600
 	AuditFile      string   `yaml:"audit_file"`      // default data_dir/audit.jsonl
+	MetricsListen  string   `yaml:"metrics_listen"`  // address of /metrics, plain HTTP: loopback; default: none
 
 	TokenLife    time.Duration `yaml:"token_life"`     // life of an 11-character token; default 10m
 	SessionLife  time.Duration `yaml:"session_life"`   // a user must sign in again after it; default 12h
@@ -46,13 +47,13 @@ type Config struct {
 	Now    func() time.Time `yaml:"-"` // default time.Now
 	Rand   io.Reader        `yaml:"-"` // default crypto/rand
 	Audit  audit.Sink       `yaml:"-"` // default: JSON lines in AuditFile
-	Alerts alert.Sink       `yaml:"-"` // default: none beyond the store
+	Alerts alert.Sink       `yaml:"-"` // the control center's own alerts; default: its log
 }
 
 // Lockout bounds how often a password or an enrolment secret may be guessed.
 type Lockout struct {
 	Attempts  int           `yaml:"attempts"`   // failures in Window that lock a user; default 5
-	PerSource int           `yaml:"per_source"` // failures in Window that lock a source address; default 20
+	PerSource int           `yaml:"per_source"` // failures in Window that lock a source address; default 50
 	Window    time.Duration `yaml:"window"`     // default 15m
 	Duration  time.Duration `yaml:"duration"`   // default 15m
 }
@@ -97,7 +98,7 @@ func (c *Config) defaults() {
 	or(&c.EnrolLife, time.Hour)
 	or(&c.CertLife, 90*24*time.Hour)
 	or(&c.Lockout.Attempts, 5)
-	or(&c.Lockout.PerSource, 20)
+	or(&c.Lockout.PerSource, 50)
 	or(&c.Lockout.Window, 15*time.Minute)
 	or(&c.Lockout.Duration, 15*time.Minute)
 	if c.IDP != nil && len(c.IDP.Listen) == 0 {
@@ -110,7 +111,11 @@ func (c *Config) defaults() {
 		c.Now = time.Now
 	}
 	if c.Alerts == nil {
-		c.Alerts = alert.Discard
+		log := c.Logger
+		c.Alerts = alert.Func(func(a alert.Alert) {
+			log.Warn("alert", zap.String("code", string(a.Code)), zap.String("user_id", a.UserID), zap.String("remote_addr", a.Remote),
+				zap.Stringer("reason", a.Reason), zap.String("detail", a.Detail))
+		})
 	}
 }
 

@@ -80,8 +80,9 @@ type Server struct {
 
 // Addrs are the addresses that a running server listens on.
 type Addrs struct {
-	Links []net.Addr
-	IDP   []net.Addr
+	Links   []net.Addr
+	IDP     []net.Addr
+	Metrics []net.Addr
 }
 
 type counters struct {

@@ -93,12 +93,10 @@ func (a *auditFile) run(ctx context.Context) error {
 				}
 			}
 			if size > maxAuditBytes {
-				if err := os.Rename(a.path, a.path+"."+time.Now().UTC().Format("20060102T150405.000")); err == nil {
-					if next, n, err := openAppend(a.path); err == nil {
-						f.Close()
-						f, size = next, n
-						w.Reset(f)
-					}
+				if next, n, err := setAside(a.path); err == nil && w.Flush() == nil {
+					f.Close()
+					f, size = next, n
+					w.Reset(f)
 				}
 			}
 		case <-ctx.Done():
@@ -112,6 +110,15 @@ func (a *auditFile) run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// setAside renames a file to a name with the time and opens a new one in its
+// place.
+func setAside(path string) (*os.File, int64, error) {
+	if err := os.Rename(path, path+"."+time.Now().UTC().Format("20060102T150405.000")); err != nil {
+		return nil, 0, err
+	}
+	return openAppend(path)
 }
 
 func openAppend(path string) (*os.File, int64, error) {
@@ -129,10 +136,14 @@ func openAppend(path string) (*os.File, int64, error) {
 
 // alertFile keeps the alerts of gateways and agents (Tables 11 and 22). A line
 // is on disk before append returns: the sender forgets what is acknowledged.
+// It is set aside like the audit file when it is large.
 type alertFile struct {
-	mu   sync.Mutex
-	f    *os.File
+	path string
 	feed *feed
+
+	mu   sync.Mutex
+	f    *os.File // guarded by mu
+	size int64    // guarded by mu
 }
 
 // alertLine is one line of the file.
@@ -150,11 +161,11 @@ type alertLine struct {
 }
 
 func openAlertFile(path string, f *feed) (*alertFile, error) {
-	file, _, err := openAppend(path)
+	file, size, err := openAppend(path)
 	if err != nil {
 		return nil, fmt.Errorf("open alert file: %w", err)
 	}
-	return &alertFile{f: file, feed: f}, nil
+	return &alertFile{path: path, f: file, size: size, feed: f}, nil
 }
 
 func (a *alertFile) append(l alertLine) error {
@@ -165,7 +176,15 @@ func (a *alertFile) append(l alertLine) error {
 	a.feed.send("alert", line)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, err := a.f.Write(append(line, '\n')); err != nil {
+	if a.size > maxAuditBytes {
+		if next, size, err := setAside(a.path); err == nil {
+			a.f.Close()
+			a.f, a.size = next, size
+		}
+	}
+	n, err := a.f.Write(append(line, '\n'))
+	a.size += int64(n)
+	if err != nil {
 		return fmt.Errorf("keep alert: %w", err)
 	}
 	if err := a.f.Sync(); err != nil {

@@ -76,12 +76,20 @@ func (s *Server) Run(ctx context.Context) error {
 	if err == nil && s.cfg.IDP != nil {
 		err = open(s.cfg.IDP.Listen, &logins, &addrs.IDP)
 	}
-	var admin net.Listener
+	var metrics, admin net.Listener
+	if err == nil && s.cfg.MetricsListen != "" {
+		if err = open([]string{s.cfg.MetricsListen}, &logins, &addrs.Metrics); err == nil {
+			metrics, logins = logins[len(logins)-1], logins[:len(logins)-1]
+		}
+	}
 	if err == nil {
 		admin, err = adminsock.Listen(s.cfg.AdminSocket)
 	}
 	if err != nil {
 		closeAll()
+		if metrics != nil {
+			metrics.Close()
+		}
 		return err
 	}
 	s.addrs.Store(&addrs)
@@ -91,7 +99,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopBack()
 	var behind errgroup.Group
 	front, fctx := errgroup.WithContext(ctx)
-	broken := make(chan error, 1)
+	broken := make(chan error, 2)
 	behind.Go(func() error {
 		err := s.follow(back)
 		if err != nil {
@@ -108,13 +116,22 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	})
 	if s.journal != nil {
-		behind.Go(func() error { return s.journal.run(back) })
+		behind.Go(func() error {
+			err := s.journal.run(back)
+			if err != nil {
+				broken <- err // without an audit nothing is done
+			}
+			return err
+		})
 	}
 	for _, ln := range links {
 		front.Go(func() error { return s.serveHTTPS(fctx, ln, s.tlsConfig, s.handler()) })
 	}
 	for _, ln := range logins {
 		front.Go(func() error { return s.serveHTTPS(fctx, ln, s.loginTLS(), s.idp) })
+	}
+	if metrics != nil {
+		front.Go(func() error { return s.serveMetrics(fctx, metrics) })
 	}
 	front.Go(func() error { return adminsock.Serve(fctx, admin, s.adminHandler()) })
 	front.Go(func() error { return s.sweep(fctx) })
