@@ -10,6 +10,7 @@ import (
 
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -87,24 +88,35 @@ func TestGCR002_M57_RemovalOfAGrantCutsLiveRequests(t *testing.T) {
 			t.Errorf("%s: after removal: %d %s", proto, res.StatusCode, body)
 		}
 	}
-	f.audit.mu.Lock()
-	defer f.audit.mu.Unlock()
-	ends := 0
-	decisions := map[string]int{}
-	for _, r := range f.audit.all {
-		if r.Kind == "decision" {
-			decisions[r.RequestID]++
-		}
-		if r.Kind == "end" && r.Code != reason.OK && r.RequestID != "" && r.BytesOut > 0 {
-			ends++
+	// Clients see the cut before the gateway has written its end.
+	for deadline := time.Now().Add(5 * time.Second); f.ends() < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d end records with reason, request id and bytes, want 2", f.ends())
 		}
 	}
-	if ends != 2 {
-		t.Errorf("%d end records with reason, request id and bytes, want 2", ends)
+	f.audit.mu.Lock()
+	defer f.audit.mu.Unlock()
+	decisions := map[string]int{}
+	for _, r := range f.audit.all {
+		if r.Kind == audit.Decision {
+			decisions[r.RequestID]++
+		}
 	}
 	for id, n := range decisions {
 		if n != 1 {
 			t.Errorf("request %s has %d decision records, want 1", id, n)
 		}
 	}
+}
+
+// ends counts the records of cut requests that are complete.
+func (f *fixture) ends() (n int) {
+	f.audit.mu.Lock()
+	defer f.audit.mu.Unlock()
+	for _, r := range f.audit.all {
+		if r.Kind == audit.End && r.Code == reason.GrantRevoked && r.RequestID != "" && r.BytesOut > 0 {
+			n++
+		}
+	}
+	return n
 }

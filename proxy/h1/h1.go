@@ -55,7 +55,7 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, conns: make(chan net.Conn), done: make(chan struct{}), guards: map[*guard]struct{}{}}
 	s.http = &http.Server{
 		Handler: &bridge.Handler{
-			Carrier: exchange.H1, Serve: cfg.Serve, Now: cfg.Now,
+			Carrier: exchange.H1, Serve: s.serve, Now: cfg.Now,
 			Conn:  func(ctx context.Context) *exchange.Conn { return ctx.Value(connKey{}).(*guard).conn },
 			Taken: func(c net.Conn) { c.(*guard).release() },
 		},
@@ -68,6 +68,13 @@ func New(cfg Config) *Server {
 		DisableGeneralOptionsHandler: true,
 	}
 	return s
+}
+
+// serve counts the walk: it may outlive its connection.
+func (s *Server) serve(x *exchange.Exchange) error {
+	s.live.Add(1) // its connection is counted still
+	defer s.live.Done()
+	return s.cfg.Serve(x)
 }
 
 // Run serves until ctx ends, then lets requests and tunnels in flight end for

@@ -49,7 +49,7 @@ func New(cfg Config) *Server {
 		IdleTimeout:    cfg.IdleTimeout,
 		ErrorLog:       zap.NewStdLog(cfg.Logger.WithOptions(zap.IncreaseLevel(zap.DebugLevel))),
 		Handler: &bridge.Handler{
-			Carrier: exchange.H2, Serve: cfg.Serve, Now: cfg.Now,
+			Carrier: exchange.H2, Serve: s.serve, Now: cfg.Now,
 			Conn: func(ctx context.Context) *exchange.Conn { return ctx.Value(connKey{}).(*exchange.Conn) },
 		},
 	}
@@ -67,6 +67,13 @@ func New(cfg Config) *Server {
 	// base has no TLS configuration.
 	_ = http2.ConfigureServer(s.base, s.http2)
 	return s
+}
+
+// serve counts the walk: it may outlive its connection.
+func (s *Server) serve(x *exchange.Exchange) error {
+	s.live.Add(1) // its connection is counted still
+	defer s.live.Done()
+	return s.cfg.Serve(x)
 }
 
 // Run waits for ctx to end, then lets streams in flight end for Drain and
