@@ -112,22 +112,40 @@ func (s *Server) newID(prefix string) (id string, compare store.Compare, op stor
 // create commits a new entry under an identifier that it makes (given is
 // empty) or takes as given, which must be free.
 func (s *Server) create(prefix, given string, plan func(st *model.State, id string) (key string, value any, err error)) (id string, rev uint64, err error) {
+	return s.createWith(prefix, given, "", func(st *model.State, id, _ string) (string, any, error) { return plan(st, id) })
+}
+
+// createWith is create with a second identifier, with the prefix more unless
+// that is empty, that is given away in the same transaction.
+func (s *Server) createWith(prefix, given, more string, plan func(st *model.State, id, second string) (key string, value any, err error)) (id string, rev uint64, err error) {
+	if given != "" && (len(given) != wire.IDLength || strings.ContainsAny(given, "/ ")) {
+		return "", 0, fmt.Errorf("identifier %q: %d characters without blanks or slashes are needed (or none: one is made)", given, wire.IDLength)
+	}
+	s.creating.Lock() // in this process nobody has to try twice
+	defer s.creating.Unlock()
 	for range 8 {
 		var compares []store.Compare
 		var ops []store.Op
-		if id = given; id == "" {
-			var c store.Compare
-			var op store.Op
-			if id, c, op, err = s.newID(prefix); err != nil {
+		next := func(prefix string) (string, error) {
+			id, c, op, err := s.newID(prefix)
+			compares, ops = append(compares, c), append(ops, op)
+			return id, err
+		}
+		id = given
+		if id == "" {
+			if id, err = next(prefix); err != nil {
 				return "", 0, err
 			}
-			compares, ops = append(compares, c), append(ops, op)
-		} else if len(id) != wire.IDLength || strings.ContainsAny(id, "/ ") {
-			return "", 0, fmt.Errorf("identifier %q: %d characters without blanks or slashes are needed (or none: one is made)", id, wire.IDLength)
+		}
+		second := ""
+		if more != "" {
+			if second, err = next(more); err != nil {
+				return "", 0, err
+			}
 		}
 		var key string
 		var value any
-		s.view(func(st *model.State) { key, value, err = plan(st, id) })
+		s.view(func(st *model.State) { key, value, err = plan(st, id, second) })
 		if err != nil {
 			return "", 0, err
 		}
@@ -138,13 +156,12 @@ func (s *Server) create(prefix, given string, plan func(st *model.State, id stri
 		compares, ops = append(compares, store.Compare{Key: key}), append(ops, store.Put(key, raw))
 		rev, err = s.commit(compares, ops...)
 		var conflict *store.ConflictError
-		if errors.As(err, &conflict) {
-			if given != "" && conflict.Key == key {
-				return "", 0, fmt.Errorf("%s exists already (remove it first, or take another identifier)", given)
-			}
-			continue // somebody else took the number: the next one
+		if !errors.As(err, &conflict) {
+			return id, rev, err
 		}
-		return id, rev, err
+		if given != "" && conflict.Key == key {
+			return "", 0, fmt.Errorf("%s exists already (remove it first, or take another identifier)", given)
+		}
 	}
 	return "", 0, errors.New("too many writers at once (try again)")
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -242,67 +241,33 @@ func (s *Server) addDevice(r *http.Request) (any, error) {
 			return nil, fmt.Errorf("address %q: host:port is needed", a)
 		}
 	}
+	second := "DEV"
+	if in.Kind == model.Application {
+		second = ""
+	}
 	var out NewCode
-	for range 8 {
-		id, rev, err := s.create(prefix, in.ID, func(st *model.State, id string) (string, any, error) {
-			p := &model.Party{Kind: in.Kind, ID: id, Name: in.Name, Addresses: in.Addresses}
-			if in.Kind == model.Application && st.Apps[id] == nil {
-				return "", nil, notFoundError(fmt.Sprintf("no application %s (yumen control app add makes one)", id))
-			}
-			if in.User != "" {
-				if in.Kind != model.Agent {
-					return "", nil, errors.New("user: only an agent belongs to a user")
-				}
-				var err error
-				if p.UserID, err = userID(st, in.User); err != nil {
-					return "", nil, err
-				}
-			}
-			if in.Kind != model.Application {
-				p.DeviceID = freeDeviceID(st)
-			}
-			secret, code := s.newSecret(id)
-			p.Code = code
-			text, err := s.codeText(in.Kind, secret)
-			out.Code, out.Until, out.DeviceID = text, code.Until, p.DeviceID
-			return model.KeyParty + id, p, err
-		})
-		if err != nil {
-			return nil, err
+	id, rev, err := s.createWith(prefix, in.ID, second, func(st *model.State, id, device string) (string, any, error) {
+		p := &model.Party{Kind: in.Kind, ID: id, DeviceID: device, Name: in.Name, Addresses: in.Addresses}
+		if in.Kind == model.Application && st.Apps[id] == nil {
+			return "", nil, notFoundError(fmt.Sprintf("no application %s (yumen control app add makes one)", id))
 		}
-		out.Done = Done{id, rev}
-		// Two that were added at the same moment may have taken one deviceId.
-		if out.DeviceID == "" || s.ownsDevice(id, out.DeviceID) {
-			return out, nil
-		}
-		s.remove(model.KeyParty+id, nil, nil)
-	}
-	return nil, errors.New("too many writers at once (try again)")
-}
-
-func (s *Server) ownsDevice(id, device string) (owns bool) {
-	s.view(func(st *model.State) {
-		n := 0
-		for _, p := range st.Parties {
-			if p.DeviceID == device {
-				n++
+		if in.User != "" {
+			if in.Kind != model.Agent {
+				return "", nil, errors.New("user: only an agent belongs to a user")
+			}
+			var err error
+			if p.UserID, err = userID(st, in.User); err != nil {
+				return "", nil, err
 			}
 		}
-		owns = n == 1
+		secret, code := s.newSecret(id)
+		p.Code = code
+		text, err := s.codeText(in.Kind, secret)
+		out.Code, out.Until, out.DeviceID = text, code.Until, device
+		return model.KeyParty + id, p, err
 	})
-	return owns
-}
-
-// freeDeviceID returns the next deviceId. It never gives one again while its
-// party exists.
-func freeDeviceID(st *model.State) string {
-	last := 0
-	for _, p := range st.Parties {
-		if n, err := strconv.Atoi(strings.TrimPrefix(p.DeviceID, "DEV")); err == nil {
-			last = max(last, n)
-		}
-	}
-	return wire.NewID("DEV", last+1)
+	out.Done = Done{id, rev}
+	return out, err
 }
 
 // partyOf resolves a party's identifier or its deviceId.

@@ -72,6 +72,8 @@ type Server struct {
 	applied chan struct{} // guarded by mu; closed when state moves on
 	failed  error         // guarded by mu; why state no longer follows the store
 
+	creating sync.Mutex // held while an identifier is given away
+
 	addrs   atomic.Pointer[Addrs]
 	ready   chan struct{} // closed when every listener is open
 	started atomic.Bool
@@ -149,6 +151,9 @@ func (s *Server) open(base store.Store, passphrase []byte) (err error) {
 	}
 	rev, entries, err := s.st.Snapshot("")
 	if err != nil {
+		return err
+	}
+	if err := s.st.Compact(rev); err != nil {
 		return err
 	}
 	browserKey := s.st.Key("browser token")
@@ -263,6 +268,9 @@ func (s *Server) follow(ctx context.Context) error {
 	return fmt.Errorf("follow store: %w", err)
 }
 
+// keepLog is how many transactions the store's log keeps.
+const keepLog = 4096
+
 // sweep deletes what has ended, renews the lists before their notAfter and
 // compacts the log, until ctx ends.
 func (s *Server) sweep(ctx context.Context) error {
@@ -270,6 +278,7 @@ func (s *Server) sweep(ctx context.Context) error {
 	defer tick.Stop()
 	renewed := s.cfg.Now()
 	checked := renewed
+	compacted := s.revision()
 	for {
 		select {
 		case <-ctx.Done():
@@ -287,12 +296,15 @@ func (s *Server) sweep(ctx context.Context) error {
 		}
 		if now.Sub(renewed) >= s.cfg.ListLife/4 || now.Before(renewed) {
 			renewed = now
-			rev, err := s.commit(nil, store.Put(model.KeyRefresh, []byte(wire.FormatTime(now))))
-			if err == nil && rev > uint64(s.cfg.HistoryDepth) {
-				err = s.st.Compact(rev - uint64(s.cfg.HistoryDepth))
-			}
-			if err != nil && ctx.Err() == nil {
+			if _, err := s.commit(nil, store.Put(model.KeyRefresh, []byte(wire.FormatTime(now)))); err != nil {
 				s.log.Error("lists not renewed", zap.Error(err))
+			}
+		}
+		// The log is for followers only; it goes in steps that hold no writer up.
+		if rev := s.revision(); rev > compacted+2*keepLog {
+			compacted = min(compacted+512, rev-keepLog)
+			if err := s.st.Compact(compacted); err != nil {
+				s.log.Error("log not compacted", zap.Error(err))
 			}
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -127,5 +129,22 @@ func TestGCR002_Enrol_GuessingIsLimitedByAddress(t *testing.T) {
 	q.Secret = code.Secret
 	if status, _ := w.postEnrol(hc, q); status != 429 {
 		t.Errorf("after 3 wrong codes: %d", status)
+	}
+}
+
+func TestQ23_ApplicationsConnectorIsEnrolledUnderItsAppID(t *testing.T) {
+	w := newWorld(t)
+	app := w.app("wiki", "10.0.0.5:443")
+	c := w.enrol(NewDevice{Kind: "app", ID: app, Addresses: []string{"wiki.test:8443"}})
+	if c.id != app || c.device != "" {
+		t.Errorf("enrolled as %q on %q", c.id, c.device)
+	}
+	chain, err := c.keys.Chain(keystore.TLS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := certid.OfSM(chain[0])
+	if err != nil || id != (certid.Identity{App: app}) || len(chain[0].DNSNames) != 1 || chain[0].DNSNames[0] != "wiki.test" {
+		t.Errorf("certificate of %+v for %v, %v", id, chain[0].DNSNames, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -85,15 +86,15 @@ func (a *auditFile) run(ctx context.Context) error {
 		case line := <-a.queue:
 			write(line)
 		case <-tick.C:
-			if w.Buffered() > 0 {
-				if err := w.Flush(); err == nil {
-					err = f.Sync()
-				} else {
-					a.log.Error("audit file not written", zap.Error(err))
-				}
+			if w.Buffered() == 0 {
+				break
+			}
+			if err := errors.Join(w.Flush(), f.Sync()); err != nil {
+				a.log.Error("audit file not written", zap.Error(err))
+				break
 			}
 			if size > maxAuditBytes {
-				if next, n, err := setAside(a.path); err == nil && w.Flush() == nil {
+				if next, n, err := setAside(a.path); err == nil {
 					f.Close()
 					f, size = next, n
 					w.Reset(f)
