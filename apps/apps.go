@@ -106,19 +106,32 @@ func (a *App) Resources() []Resource {
 	return out
 }
 
-// Reaches reports whether host:port over network is one of the application's
-// resources. host is compared as a canonical name or address.
-func (a *App) Reaches(network, host string, port uint16) bool {
+// Reach returns the upstream (host:port) that host:port over network stands
+// for, and false when it is none of the application's resources. host is
+// compared as a canonical name or address. An address of Table 20 may also stand
+// for the one upstream of that port whose host is a name: what is dialed is the
+// upstream of the configuration, never an address that a message brings.
+func (a *App) Reach(network, host string, port uint16) (upstream string, ok bool) {
 	h, err := CanonicalHost(host)
 	if err != nil {
-		return false
+		return "", false
 	}
+	var named []string
 	for _, u := range a.Upstreams {
-		if u.network() == network && u.Port == port && u.Host == h {
-			return true
+		if u.network() != network || u.Port != port {
+			continue
+		}
+		if u.Host == h {
+			return u.Addr(), true
+		}
+		if _, err := netip.ParseAddr(u.Host); err != nil && !slices.Contains(named, u.Addr()) {
+			named = append(named, u.Addr())
 		}
 	}
-	return false
+	if _, err := netip.ParseAddr(h); err != nil || len(named) != 1 {
+		return "", false // another name; or it is not said which of two
+	}
+	return named[0], true
 }
 
 // Registry is the immutable set of applications of one configuration.

@@ -342,7 +342,7 @@ func TestReachesOnlyItsResources(t *testing.T) {
 		{"tcp", "10.0.0.1", 22, true}, {"tcp", "::ffff:10.0.0.1", 22, true}, {"tcp", "DB.example.test.", 5432, true}, {"udp", "10.0.0.1", 53, true},
 		{"udp", "10.0.0.1", 22, false}, {"tcp", "10.0.0.1", 23, false}, {"tcp", "10.0.0.2", 22, false}, {"tcp", "", 22, false},
 	} {
-		if got := a.Reaches(c.network, c.host, c.port); got != c.want {
+		if _, got := a.Reach(c.network, c.host, c.port); got != c.want {
 			t.Errorf("%s %s:%d: %v", c.network, c.host, c.port, got)
 		}
 	}
@@ -367,4 +367,33 @@ func FuzzCanonicalHost(f *testing.F) {
 			t.Fatalf("%q: %q", s, h)
 		}
 	})
+}
+
+// An address of Table 20 stands for the upstream with a name, which is what is
+// dialed; with two names of one port it stands for neither.
+func TestGCR002_M98_AddressStandsForANamedUpstream(t *testing.T) {
+	r, err := New(Config{Apps: []AppConfig{
+		{ID: "APP00000001", Upstreams: []string{"tcp://db.internal:5432", "tcp://10.0.0.9:5433"}},
+		{ID: "APP00000002", Upstreams: []string{"tcp://a.internal:5432", "tcp://b.internal:5432", "tcp://10.0.0.9:5432"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		app, host string
+		port      uint16
+		want      string
+	}{
+		{"APP00000001", "10.1.2.3", 5432, "db.internal:5432"},
+		{"APP00000001", "db.internal", 5432, "db.internal:5432"},
+		{"APP00000001", "other.internal", 5432, ""},
+		{"APP00000001", "10.1.2.3", 5433, ""},
+		{"APP00000001", "10.0.0.9", 5433, "10.0.0.9:5433"},
+		{"APP00000002", "10.1.2.3", 5432, ""},
+		{"APP00000002", "10.0.0.9", 5432, "10.0.0.9:5432"},
+	} {
+		if got, _ := r.ID(c.app).Reach("tcp", c.host, c.port); got != c.want {
+			t.Errorf("%s %s:%d leads to %q, want %q", c.app, c.host, c.port, got, c.want)
+		}
+	}
 }

@@ -28,7 +28,10 @@ type flow struct {
 	f       *mux.Flow
 	network string // "tcp" or "udp"
 	request *wire.AccessRequest
-	cancel  context.CancelFunc // of the dial
+	// upstream is what the request's address stands for (host:port), once
+	// checked.
+	upstream string
+	cancel   context.CancelFunc // of the dial
 
 	mu       sync.Mutex
 	cut      reason.Reason // guarded by mu
@@ -122,10 +125,15 @@ func (x *flow) check(body []byte) (*apps.App, reason.Reason) {
 		return nil, wrong
 	}
 	app := s.apps.Load().ID(m.AppID)
-	switch {
-	case app == nil:
+	if app == nil {
 		return nil, reason.AppUnknown
-	case m.Port < 1 || m.Port > 65535 || !app.Reaches(x.network, m.IP, uint16(m.Port)):
+	}
+	reached := false
+	if m.Port > 0 && m.Port <= 65535 {
+		x.upstream, reached = app.Reach(x.network, m.IP, uint16(m.Port))
+	}
+	switch {
+	case !reached:
 		// Whoever may not use the application must not learn its addresses:
 		// access decides between the two after this.
 		if !x.granted(app) {
@@ -161,7 +169,7 @@ func (x *flow) addr() string {
 func (x *flow) dial(ctx context.Context, app *apps.App) (net.Conn, reason.Reason) {
 	s := x.t.srv
 	local, _ := netip.ParseAddrPort(x.t.conn.LocalAddr().String())
-	up, err := s.apps.Load().Dial(apps.WithSource(ctx, x.t.conn.Remote, local), app, x.network, x.addr())
+	up, err := s.apps.Load().Dial(apps.WithSource(ctx, x.t.conn.Remote, local), app, x.network, x.upstream)
 	if err == nil {
 		return up, reason.OK
 	}
@@ -179,7 +187,7 @@ func (x *flow) dial(ctx context.Context, app *apps.App) (net.Conn, reason.Reason
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		r = reason.UpstreamTimeout
 	}
-	s.log.Info("application not reached", zap.String("session_id", x.t.key), zap.String("app_id", app.ID), zap.String("upstream", x.addr()), zap.Stringer("reason", r), zap.Error(err))
+	s.log.Info("application not reached", zap.String("session_id", x.t.key), zap.String("app_id", app.ID), zap.String("upstream", x.upstream), zap.Stringer("reason", r), zap.Error(err))
 	return nil, r
 }
 
@@ -267,5 +275,5 @@ func (x *flow) Describe(rec *audit.Record) {
 	rec.FlowID = x.t.key + "/" + strconv.FormatUint(uint64(x.f.ID()), 10)
 	rec.Protocol, rec.Suite = x.t.conn.Protocol.String(), x.t.conn.Suite
 	rec.Remote = x.t.conn.Remote.String()
-	rec.Upstream = x.network + "://" + x.addr()
+	rec.Upstream = x.network + "://" + x.upstream
 }
