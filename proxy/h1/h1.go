@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"sync"
@@ -62,7 +63,7 @@ func New(cfg Config) *Server {
 		MaxHeaderBytes:    cfg.HeaderBytes,
 		ReadHeaderTimeout: cfg.HeaderTimeout,
 		IdleTimeout:       cfg.IdleTimeout,
-		ErrorLog:          zap.NewStdLog(cfg.Logger.WithOptions(zap.IncreaseLevel(zap.DebugLevel))),
+		ErrorLog:          debugLog(cfg.Logger),
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		// "OPTIONS *" must reach the walk, which refuses it.
 		DisableGeneralOptionsHandler: true,
@@ -171,3 +172,13 @@ type addr struct{}
 
 func (addr) Network() string { return "yumen" }
 func (addr) String() string  { return "h1" }
+
+// debugLog is for what the server says of single connections: strangers can
+// make it say as much as they like, so it is for debugging alone.
+func debugLog(l *zap.Logger) *log.Logger {
+	std, err := zap.NewStdLogAt(l, zap.DebugLevel)
+	if err != nil {
+		panic(err) // the level exists
+	}
+	return std
+}

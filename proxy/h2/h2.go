@@ -4,6 +4,7 @@ package h2
 
 import (
 	"context"
+	"log"
 	"net/http"
 	"sync"
 	"time"
@@ -47,7 +48,7 @@ func New(cfg Config) *Server {
 	s.base = &http.Server{
 		MaxHeaderBytes: cfg.HeaderBytes,
 		IdleTimeout:    cfg.IdleTimeout,
-		ErrorLog:       zap.NewStdLog(cfg.Logger.WithOptions(zap.IncreaseLevel(zap.DebugLevel))),
+		ErrorLog:       debugLog(cfg.Logger),
 		Handler: &bridge.Handler{
 			Carrier: exchange.H2, Serve: s.serve, Now: cfg.Now,
 			Conn: func(ctx context.Context) *exchange.Conn { return ctx.Value(connKey{}).(*exchange.Conn) },
@@ -124,4 +125,14 @@ func (s *Server) ServeConn(ctx context.Context, c *exchange.Conn) {
 		Context:    context.WithValue(context.WithoutCancel(ctx), connKey{}, c),
 		BaseConfig: s.base,
 	})
+}
+
+// debugLog is for what the server says of single connections: strangers can
+// make it say as much as they like, so it is for debugging alone.
+func debugLog(l *zap.Logger) *log.Logger {
+	std, err := zap.NewStdLogAt(l, zap.DebugLevel)
+	if err != nil {
+		panic(err) // the level exists
+	}
+	return std
 }
