@@ -1,0 +1,146 @@
+package testbed
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Browser is a client with cookies that finds a site's hosts on loopback.
+type Browser struct {
+	Client *http.Client
+	s      *Site
+	v6     bool
+	roots  *x509.CertPool
+}
+
+// NewBrowser returns a browser that speaks h2 when h2 is set, else h1, over
+// IPv4 or IPv6.
+func (s *Site) NewBrowser(o Owner, h2, v6 bool) *Browser {
+	o.Helper()
+	b := &Browser{s: s, v6: v6, roots: x509.NewCertPool()}
+	if !b.roots.AppendCertsFromPEM(s.CA) {
+		o.Fatalf("no root in the site's CA file")
+	}
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		o.Fatalf("%v", err)
+	}
+	tr := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: b.roots}, ForceAttemptHTTP2: h2, DisableCompression: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			host, port, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			if strings.HasSuffix(host, Domain) {
+				host = strings.TrimSuffix(Loopback(v6, 0), ":0")
+				host = strings.Trim(host, "[]")
+			}
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, net.JoinHostPort(host, port))
+		},
+	}
+	if !h2 {
+		tr.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	}
+	b.Client = &http.Client{Jar: jar, Transport: tr}
+	o.Cleanup(b.Client.CloseIdleConnections)
+	return b
+}
+
+// Page is an answer with its body, at most 1 MiB of it.
+type Page struct {
+	Status int
+	Proto  string
+	Header http.Header
+	Body   string
+	At     *url.URL
+}
+
+// Get navigates to target.
+func (b *Browser) Get(ctx context.Context, target string) (*Page, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	return b.do(r)
+}
+
+func (b *Browser) do(r *http.Request) (*Page, error) {
+	r.Header.Set("Accept", "text/html,*/*")
+	resp, err := b.Client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return &Page{resp.StatusCode, resp.Proto, resp.Header, string(body), resp.Request.URL}, err
+}
+
+var (
+	formAction  = regexp.MustCompile(`<form method="post" action="([^"]*)"`)
+	formRequest = regexp.MustCompile(`name="request" value="([^"]*)"`)
+)
+
+// SignIn opens target, fills the provider's form in and returns what target
+// shows then.
+func (b *Browser) SignIn(ctx context.Context, target string, u *User) (*Page, error) {
+	p, err := b.Get(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	action, request := formAction.FindStringSubmatch(p.Body), formRequest.FindStringSubmatch(p.Body)
+	if action == nil || request == nil {
+		return p, fmt.Errorf("%s shows no form, status %d: %.300s", p.At, p.Status, p.Body)
+	}
+	to, err := p.At.Parse(html.UnescapeString(action[1]))
+	if err != nil {
+		return nil, err
+	}
+	form := url.Values{"request": {html.UnescapeString(request[1])}, "name": {u.Name}, "password": {u.Password}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Origin", p.At.Scheme+"://"+p.At.Host)
+	return b.do(r)
+}
+
+// Cookies returns the Cookie field that the browser sends to target.
+func (b *Browser) Cookies(target string) string {
+	u, err := url.Parse(target)
+	if err != nil {
+		return ""
+	}
+	var all []string
+	for _, c := range b.Client.Jar.Cookies(u) {
+		all = append(all, c.Name+"="+c.Value)
+	}
+	return strings.Join(all, "; ")
+}
+
+// Raw opens a TLS connection with ALPN http/1.1 to a host of the site.
+func (b *Browser) Raw(ctx context.Context, host string) (*tls.Conn, error) {
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{RootCAs: b.roots, ServerName: host, NextProtos: []string{"http/1.1"}}}
+	c, err := d.DialContext(ctx, "tcp", Loopback(b.v6, b.s.Port))
+	if err != nil {
+		return nil, err
+	}
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return nil, errors.New("no TLS connection")
+	}
+	return t, nil
+}
