@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,11 +19,14 @@ func controlLockCmd(t *controlTarget) *cobra.Command {
 	var until, format string
 	var wait bool
 	var timeout time.Duration
+	var target func() (kind, id string, err error)
 	cmd := &cobra.Command{
-		Use: "lock user|device|agent|app|session ID", Short: "Shut somebody or something out, at once 锁定", Args: cobra.ExactArgs(2),
-		Example: "  yumen control lock user alice --message \"call the security office\" --wait",
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			in.Kind, in.ID = args[0], args[1]
+		Use: "lock --user U", Short: "Shut somebody or something out, at once 锁定", Args: cobra.NoArgs,
+		Example: "  yumen control lock --user alice --message \"call the security office\" --wait\n  yumen control lock --device DEV00000002 --until 8h",
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if in.Kind, in.ID, err = target(); err != nil {
+				return err
+			}
 			if in.Until, err = whenArg(until, time.Now()); err != nil {
 				return err
 			}
@@ -43,12 +48,37 @@ func controlLockCmd(t *controlTarget) *cobra.Command {
 			return nil
 		},
 	}
+	target = lockTarget(cmd)
 	cmd.Flags().StringVar(&in.Message, "message", "", "shown to the person who is shut out")
 	cmd.Flags().StringVar(&until, "until", "", "end: 8h, 2026-12-31 or 2026-12-31T18:00:00Z (default: until unlock)")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the connected gateways confirm, and say how long each took")
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "longest wait, at most 30s")
 	outputFlag(cmd, &format)
 	return cmd
+}
+
+// lockTarget adds a flag for each kind that can be locked and returns which one
+// was given.
+func lockTarget(cmd *cobra.Command) func() (kind, id string, err error) {
+	ids := map[string]*string{}
+	for _, kind := range model.LockKinds {
+		ids[kind] = cmd.Flags().String(kind, "", kind+" to choose; users and devices by name or identifier")
+	}
+	return func() (kind, id string, err error) {
+		for k, v := range ids {
+			if *v == "" {
+				continue
+			}
+			if id != "" {
+				return "", "", &usageError{errors.New("choose one thing at a time")}
+			}
+			kind, id = k, *v
+		}
+		if id == "" {
+			return "", "", &usageError{fmt.Errorf("choose what by one of --%s", strings.Join(model.LockKinds, ", --"))}
+		}
+		return kind, id, nil
+	}
 }
 
 func printLocked(w io.Writer, l *control.Locked, waited bool) {
@@ -67,16 +97,22 @@ func printLocked(w io.Writer, l *control.Locked, waited bool) {
 
 func controlUnlockCmd(t *controlTarget) *cobra.Command {
 	var format string
+	var target func() (kind, id string, err error)
 	cmd := &cobra.Command{
-		Use: "unlock user|device|agent|app|session ID", Short: "Take a lock away, and a lock-out after wrong passwords 解除锁定", Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		Use: "unlock --user U", Short: "Take a lock away, and a lock-out after wrong passwords 解除锁定", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			kind, id, err := target()
+			if err != nil {
+				return err
+			}
 			var d control.Done
-			if err := t.do(cmd.Context(), "DELETE", "/v1/locks/"+url.PathEscape(args[0])+"/"+url.PathEscape(args[1]), nil, &d); err != nil {
+			if err := t.do(cmd.Context(), "DELETE", "/v1/locks/"+url.PathEscape(kind)+"/"+url.PathEscape(id), nil, &d); err != nil {
 				return err
 			}
 			return controlDone(cmd, format, d, "unlocked")
 		},
 	}
+	target = lockTarget(cmd)
 	outputFlag(cmd, &format)
 	return cmd
 }
