@@ -49,8 +49,11 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 		return refuse(reason.DeviceMismatch, "deviceId "+m.DeviceID)
 	case c.UserID != "" && c.UserID != m.UserID:
 		return refuse(reason.UserMismatch, "the device belongs to another user")
-	case s.locked(c.Party) != nil:
-		return refuse(reason.Locked, s.locked(c.Party).Message)
+	}
+	if l := s.locked(c.Party); l != nil {
+		a := refuse(reason.Locked, l.Kind)
+		a.ext = a.ext.with(extMessage, l.Message)
+		return a
 	}
 	pair := model.Pair{User: m.UserID, Device: m.DeviceID}
 	now := s.cfg.Now()
@@ -71,7 +74,11 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 		}
 		_, why := s.checkPassword(ctx, m.UserID, m.UserAuthenticationList[0].AuthenticationContent, c.remote)
 		if why != reason.OK {
-			return refuse(why, "")
+			a := refuse(why, "")
+			if why == reason.Locked {
+				a.ext = a.ext.with(extMessage, s.lockMessage(m.UserID))
+			}
+			return a
 		}
 		next.AuthTime, next.Ends, next.Level, next.Factors = now, now.Add(s.cfg.SessionLife), levelPassword, []int{typePassword}
 	}
@@ -150,7 +157,7 @@ func (s *Server) tokenAnswer(v *model.Session, detail string) answer {
 }
 
 // checkPassword checks the password of the user who signs in as name (a userId
-// or a name) from remote. Guessing is bounded by user and by address (M168),
+// or a name) from remote. Only who knows the password learns of a lock. Guessing is bounded by user and by address (M168),
 // and a wrong name takes as long as a wrong password.
 func (s *Server) checkPassword(ctx context.Context, name, password, remote string) (*model.User, reason.Reason) {
 	var u *model.User
@@ -185,9 +192,23 @@ func (s *Server) checkPassword(ctx context.Context, name, password, remote strin
 	s.users.Forget(account)
 	s.sources.Succeed(source)
 	if locked {
-		return nil, reason.Locked
+		return u, reason.Locked
 	}
 	return u, reason.OK
+}
+
+// extMessage is the operator's message to the person whom a lock shuts out, in
+// header.ext: the field result takes no Chinese (Q29).
+const extMessage = "message"
+
+// lockMessage returns what the operator says to a locked user.
+func (s *Server) lockMessage(userID string) (text string) {
+	s.view(func(st *model.State) {
+		if l := st.Locks[model.LockRef{Kind: "user", ID: userID}]; l != nil {
+			text = l.Message
+		}
+	})
+	return text
 }
 
 // resources is T19 (§9.3.2): what the agent's user may reach, and through which

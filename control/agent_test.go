@@ -107,9 +107,12 @@ func TestGCR002_T16_Refusals(t *testing.T) {
 	s.agent.sealed = true
 	for _, kind := range []string{"user", "device", "agent"} {
 		id := map[string]string{"user": s.alice, "device": s.agent.device, "agent": s.agent.id}[kind]
-		s.do("POST", "/v1/locks", NewLock{Kind: kind, ID: id}, nil)
+		s.do("POST", "/v1/locks", NewLock{Kind: kind, ID: id, Message: "请联系管理员"}, nil)
 		if status, r := s.agent.login(s.alice, password); status != 400 || !strings.Contains(r.Result, "LOCKED") {
 			t.Errorf("locked %s: %d %+v", kind, status, r)
+		}
+		if got := extText(s.agent.answered.Header.Ext, extMessage); got != "请联系管理员" {
+			t.Errorf("locked %s: message %q", kind, got)
 		}
 		s.do("DELETE", "/v1/locks/"+kind+"/"+id, nil, nil)
 	}
@@ -257,5 +260,28 @@ func TestGCR002_T21_T22_AgentReports(t *testing.T) {
 	late.ExceptionAlertLevel = 4
 	if status, _ := s.agent.message("/alerts", "T22", late); status != 400 {
 		t.Errorf("T22 with level 4: %d", status)
+	}
+}
+
+func TestGCR002_M46_RepeatedSignInGivesTheSameToken(t *testing.T) {
+	s := newSite(t)
+	id := newMsgID()
+	m := s.agent.t16(s.alice, password)
+	status, first := s.agent.post("/authentication", s.agent.seal("T16", id, m))
+	if status != 200 {
+		t.Fatalf("%d %s", status, first)
+	}
+	version := s.s.Status().GrantsVersion
+	// Hedged: the same message on a fresh connection, in a new envelope.
+	s.agent.hc.CloseIdleConnections()
+	if status, again := s.agent.post("/authentication", s.agent.seal("T16", id, m)); status != 200 || again != first {
+		t.Errorf("repeat: %d %s, want %s", status, again, first)
+	}
+	if got := s.s.Status().GrantsVersion; got != version {
+		t.Errorf("the repeat changed the list: version %d, then %d", version, got)
+	}
+	m.UserAuthenticationList = nil
+	if status, body := s.agent.post("/authentication", s.agent.seal("T16", id, m)); status != 400 || !strings.Contains(body, "MESSAGE_CONFLICT") || strings.Contains(body, "authToken") {
+		t.Errorf("another body under the same id: %d %s", status, body)
 	}
 }

@@ -54,6 +54,7 @@ func (s *Server) newIDP() (*idp.Provider, error) {
 		}
 		return accountOf(u), why
 	}
+	cfg.Notice = s.lockMessage
 	cfg.Account = func(id string) (a idp.Account, ok bool) {
 		s.view(func(st *model.State) {
 			if u := st.Users[id]; u != nil && st.Locks[model.LockRef{Kind: "user", ID: id}] == nil {

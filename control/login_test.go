@@ -301,12 +301,15 @@ func TestS4_LockEndsLoginsInProgress(t *testing.T) {
 	w := loginWorld(t)
 	r, b := w.rp(), w.browser()
 	code := r.code(t, b, "alice")
-	w.do("POST", "/v1/locks", NewLock{Kind: "user", ID: "alice"}, nil)
+	w.do("POST", "/v1/locks", NewLock{Kind: "user", ID: "alice", Message: "请到安全部门"}, nil)
 	if _, _, err := r.exchange(code); err == nil {
 		t.Error("a code of before the lock was exchanged")
 	}
 	id, _, _ := page(t, b, r.authURL())
-	if resp, body := submit(t, b, id, "alice", password); resp.StatusCode != 403 || !strings.Contains(body, "YM-219") {
+	if resp, body := submit(t, b, id, "alice", password); resp.StatusCode != 403 || !strings.Contains(body, "YM-219") || !strings.Contains(body, "请到安全部门") {
 		t.Errorf("login of a locked user: %d %.400s", resp.StatusCode, body)
+	}
+	if _, body := submit(t, b, id, "alice", "a wrong password 1"); strings.Contains(body, "YM-219") || strings.Contains(body, "请到安全部门") {
+		t.Error("a wrong password learns of the lock")
 	}
 }

@@ -56,18 +56,22 @@ type Event struct {
 	Reason reason.Reason
 }
 
-// Config is what a [Provider] needs; every field but Audit is required.
+// Config is what a [Provider] needs; every field but Notice and Audit is
+// required.
 type Config struct {
 	Issuer    string // https, without path
 	Clients   []Client
 	CryptoKey [32]byte // protects opaque access tokens
 	Keys      []Key    // the first signs, all are published
-	// SignIn checks a password and returns the account, or why not.
+	// SignIn checks a password and returns the account, or why not. The account
+	// of a locked user comes with reason.Locked, if the password is right.
 	SignIn func(ctx context.Context, name, password, remote string) (Account, reason.Reason)
 	// Account returns the account of a userId if it may still be used.
 	Account func(userID string) (Account, bool)
-	Audit   func(Event)
-	Now     func() time.Time
+	// Notice returns the operator's message to a locked user.
+	Notice func(userID string) string
+	Audit  func(Event)
+	Now    func() time.Time
 }
 
 // Provider is the OpenID provider: an [http.Handler] for a listener of its own.
@@ -95,6 +99,9 @@ func New(cfg Config) (*Provider, error) {
 	}
 	if cfg.Audit == nil {
 		cfg.Audit = func(Event) {}
+	}
+	if cfg.Notice == nil {
+		cfg.Notice = func(string) string { return "" }
 	}
 	p := &Provider{cfg: cfg, mem: newMemory(cfg.Now)}
 	p.inner, err = op.NewProvider(&op.Config{

@@ -89,6 +89,7 @@ type view struct {
 	Fault    string
 	Advice   string
 	Code     string
+	Notice   string // the operator's own words
 	Stale    bool
 	Out      bool
 	Other    string // link to the other language
@@ -130,7 +131,11 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 	}
 	p.cfg.Audit(e)
 	if why != reason.OK {
-		p.show(w, r, why.Status(), view{Request: q.id, Name: name, Fault: why.Text(langOf(r)), Advice: why.Advice(langOf(r)), Code: why.Code()})
+		notice := ""
+		if why == reason.Locked {
+			notice = p.cfg.Notice(a.ID)
+		}
+		p.show(w, r, why.Status(), view{Request: q.id, Name: name, Notice: notice, Fault: why.Text(langOf(r)), Advice: why.Advice(langOf(r)), Code: why.Code()})
 		return
 	}
 	http.Redirect(w, r, "/authorize/callback?id="+url.QueryEscape(q.id), http.StatusSeeOther)
