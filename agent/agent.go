@@ -15,6 +15,7 @@ import (
 
 	"github.com/yumen-zt/yumen/agent/localuser"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -50,9 +51,10 @@ type Agent struct {
 	fetched  time.Time         // guarded by mu; when the resource list came
 	renewed  time.Time         // guarded by mu; last Table 14 or hello that was accepted
 
-	bound                                                  []FaceStatus // guarded by mu; not written to
-	lastFault                                              string       // guarded by mu; why there is no tunnel
-	opened, denied, strangers, overLimit, droppedDatagrams uint64       // guarded by mu
+	lastNo                                                 *carrier.RefusedError // guarded by mu; how the gateway refused the last tunnel
+	bound                                                  []FaceStatus          // guarded by mu; not written to
+	lastFault                                              string                // guarded by mu; why there is no tunnel
+	opened, denied, strangers, overLimit, droppedDatagrams uint64                // guarded by mu
 }
 
 // New checks cfg, opens the keys and verifies the state. Nothing runs and

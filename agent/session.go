@@ -75,7 +75,7 @@ func (a *Agent) takeToken(tok ctlclient.Token) error {
 	}
 	a.mu.Lock()
 	old := a.session
-	a.session = session{userID: tok.UserID, token: tok.AuthToken, expires: tok.Expires}
+	a.session, a.lastNo = session{userID: tok.UserID, token: tok.AuthToken, expires: tok.Expires}, nil
 	if old.in() && old.userID != tok.UserID {
 		a.routes, a.gateways = nil, nil
 	}

@@ -501,3 +501,24 @@ func TestAHintedListIsLookedAtAgain(t *testing.T) {
 		}
 	})
 }
+
+func TestALockedUserIsToldSoAtOnce(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		locked := &carrier.RefusedError{Reason: reason.Locked, Result: reason.Locked.Result()}
+		r.dialer.set("gw1:443", locked)
+		r.dialer.set("gw2:443", locked)
+		r.login()
+		synctest.Wait()
+		start := time.Now()
+		w := r.a.Why(t.Context(), "APP00000001")
+		if w.Allowed || w.Reason != reason.Locked.Code() || !strings.Contains(w.ZH, "已被管理员锁定") || time.Since(start) != 0 {
+			t.Errorf("got %+v after %v", w, time.Since(start))
+		}
+		r.dialer.set("gw1:443", nil)
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		if s := r.a.Status(); s.State != Ready {
+			t.Errorf("after the lock: %+v", s)
+		}
+	})
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -108,8 +109,12 @@ func (a *Agent) pause(ctx context.Context, d time.Duration, userID string) bool 
 }
 
 func (a *Agent) tunnelFault(err error) {
+	var no *carrier.RefusedError
+	if !errors.As(err, &no) || !denial(no.Reason) {
+		no = nil
+	}
 	a.mu.Lock()
-	a.lastFault = printable(err.Error())
+	a.lastFault, a.lastNo = printable(err.Error()), no
 	a.mu.Unlock()
 	a.log.Warn("tunnel failed", zap.Error(err))
 	a.raise(alert.Alert{Code: alert.TunnelFault, Detail: printable(err.Error())})
@@ -210,7 +215,7 @@ func (a *Agent) setTunnel(t *live) {
 	a.mu.Lock()
 	a.tunnel = t
 	if t != nil {
-		a.lastFault = ""
+		a.lastFault, a.lastNo = "", nil
 		a.renewed = a.cfg.Now()
 	}
 	a.broadcast()
@@ -225,6 +230,7 @@ func (a *Agent) waitTunnel(ctx context.Context) (*live, session, error) {
 	for {
 		a.mu.Lock()
 		t, s, changed, fault := a.tunnel, a.session, a.changed, a.lastFault
+		no := a.lastNo
 		none := a.routes != nil && len(a.gateways) == 0
 		a.mu.Unlock()
 		if !s.in() {
@@ -232,6 +238,9 @@ func (a *Agent) waitTunnel(ctx context.Context) (*live, session, error) {
 		}
 		if t != nil {
 			return t, s, nil
+		}
+		if no != nil {
+			return nil, s, no // the gateway has said why: no use to wait, and no other word for it
 		}
 		if none {
 			return nil, s, &Refusal{Reason: reason.TunnelClosed, Detail: "the resource list names no gateway"}
