@@ -149,12 +149,13 @@ ca_dir: %q
 		b.WriteString("# idp:                    # embedded OpenID provider for browsers\n#   issuer: https://login.example.com:9443\n#   listen: [\":9443\"]\n")
 		return b.String()
 	}
-	i, _ := url.Parse(c.Issuer) // checked by Init
+	i, _ := url.Parse(c.Issuer)               // checked by Init
+	host, _, _ := net.SplitHostPort(c.Listen) // the provider is reached where the links are; "" is everywhere
 	port := i.Port()
 	if port == "" {
 		port = "443"
 	}
-	fmt.Fprintf(&b, "idp:\n  issuer: %q\n  listen: [%q]\n", c.Issuer, net.JoinHostPort("", port))
+	fmt.Fprintf(&b, "idp:\n  issuer: %q\n  listen: [%q]\n", c.Issuer, net.JoinHostPort(host, port))
 	if c.Client != "" {
 		fmt.Fprintf(&b, "  clients:\n    - id: gateway\n      redirect_uris: [%q]\n", c.Client)
 	}

@@ -43,8 +43,15 @@ Keys, passwords and certificates are made for a laboratory: nothing of it belong
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(out, "written to %s; start the roles with\n  yumen control run -c %s\n  yumen gateway run -c %s\n  yumen agent run -c %s\n",
-				s.Info.Dir, s.Info.Control.Config, s.Info.Gateway.Config, s.Info.Agent.Config)
+			i := s.Info
+			_, err = fmt.Fprintf(out, `written to %[1]s (users and passwords are in %[1]s/%[2]s); run all of it with
+  yumen demo --dir %[1]s
+or each role by itself, in front of applications of your own:
+  yumen control run -c %[3]s
+  yumen gateway run -c %[4]s
+  yumen agent run -c %[5]s
+  yumen app run --dir %[1]s/connector --gateway https://gateway.localhost:%[6]d --address %[7]s --service %[8]s
+`, i.Dir, demo.InfoFile, i.Control.Config, i.Gateway.Config, i.Agent.Config, i.Gateway.Port, i.Gateway.Address, i.PortalAddress())
 			return err
 		}
 		if check && o.Dir != "" {

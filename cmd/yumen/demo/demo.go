@@ -97,6 +97,9 @@ func (i *Info) App(id string) *AppInfo {
 	return nil
 }
 
+// PortalAddress returns host:port of the portal's application.
+func (i *Info) PortalAddress() string { return hostPort(i.App(Portal).Backend) }
+
 // User returns the user with this name, or nil.
 func (i *Info) User(name string) *UserInfo {
 	for k := range i.Users {
