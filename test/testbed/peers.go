@@ -67,7 +67,7 @@ func NewNginx(o Owner) *Nginx {
 	program := lookPath(o, "nginx")
 	dir := folder(o)
 	n := &Nginx{Root: filepath.Join(dir, "www"), port: Port(o), log: filepath.Join(dir, "access.log"), owner: o}
-	conf := fmt.Sprintf(`daemon off; master_process off; worker_processes 1; pid %[1]s/nginx.pid; error_log stderr warn;
+	conf := fmt.Sprintf(`daemon off; master_process off; worker_processes 1; pid %[1]s/nginx.pid; error_log stderr crit;
 events { worker_connections 512; }
 http {
   log_format seen escape=json '{"method":"$request_method","uri":"$request_uri","status":"$status","host":"$http_host",'

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -78,6 +79,8 @@ type Site struct {
 	o                Owner
 }
 
+var idpListen = regexp.MustCompile(`(?m)^  listen: .*$`)
+
 // NewSite lays a site out by the steps of a real one, and starts it.
 func NewSite(o Owner, c SiteConfig) *Site {
 	o.Helper()
@@ -99,7 +102,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 		o.Fatalf("%v", err)
 	}
 	// The provider on loopback alone, too.
-	text := strings.Replace(string(raw), fmt.Sprintf("listen: [\":%d\"]", idpPort), fmt.Sprintf("listen: [%q, %q]", Loopback(false, idpPort), Loopback(true, idpPort)), 1)
+	text := idpListen.ReplaceAllString(string(raw), fmt.Sprintf("  listen: [%q, %q]", Loopback(false, idpPort), Loopback(true, idpPort)))
 	if err := os.WriteFile(file, []byte(text+c.Control), 0o600); err != nil {
 		o.Fatalf("%v", err)
 	}

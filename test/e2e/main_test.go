@@ -1,0 +1,136 @@
+// Package e2e drives the real binary over real sockets on loopback, beside real
+// peers. The names of the tests carry the rows that they show.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/yumen-zt/yumen/test/testbed"
+)
+
+var suite = &testbed.Suite{}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	suite.Close()
+	testbed.RemoveBinary()
+	os.Exit(code)
+}
+
+// The applications of the shared sites.
+const (
+	webID   = "APP00000001" // in the test's process: records, streams
+	filesID = "APP00000002" // nginx
+	redisID = "APP00000003"
+	pgID    = "APP00000004"
+	echoID  = "APP00000005" // TCP, in the test's process
+	udpID   = "APP00000006" // UDP, in the test's process
+)
+
+// peerSet is what stands behind the gateways.
+type peerSet struct {
+	nginx *testbed.Nginx
+	redis int
+	pg    *testbed.PostgreSQL // nil: the system has none
+}
+
+var (
+	makePeers = sync.OnceValue(func() *peerSet {
+		return &peerSet{testbed.NewNginx(suite), testbed.NewRedis(suite), testbed.NewPostgreSQL(suite)}
+	})
+	peers = testbed.Once(suite, "peers", func(testbed.Owner) *peerSet { return makePeers() })
+)
+
+// world is a site with every kind of application.
+type world struct {
+	*testbed.Site
+	web  *testbed.WebApp
+	echo *testbed.TCPApp
+	v6   bool
+}
+
+func newWorld(o testbed.Owner, p *peerSet, v6 bool) *world {
+	w := &world{web: testbed.NewWebApp(o, v6), echo: testbed.NewTCPApp(o, v6), v6: v6}
+	apps := []testbed.App{
+		{ID: webID, Name: "web", Upstream: w.web.URL},
+		{ID: echoID, Name: "echo", Upstream: "tcp://" + w.echo.Address},
+		{ID: udpID, Name: "udp", Upstream: "udp://" + testbed.NewUDPApp(o, v6)},
+	}
+	if p != nil {
+		apps = append(apps, testbed.App{ID: filesID, Name: "files", Upstream: p.nginx.URL(v6)},
+			testbed.App{ID: redisID, Name: "redis", Upstream: "tcp://" + testbed.Loopback(v6, p.redis)})
+		if p.pg != nil {
+			apps = append(apps, testbed.App{ID: pgID, Name: "pg", Upstream: "tcp://" + testbed.Loopback(v6, p.pg.Port)})
+		}
+	}
+	w.Site = testbed.NewSite(o, testbed.SiteConfig{V6: v6, Apps: apps})
+	return w
+}
+
+func (w *world) app(id string) testbed.App {
+	for _, a := range w.Apps {
+		if a.ID == id {
+			return a
+		}
+	}
+	return testbed.App{}
+}
+
+// The sites that tests share, one that speaks IPv4 on every link and one that
+// speaks IPv6.
+var worlds = map[bool]func(testing.TB) *world{
+	false: testbed.Once(suite, "IPv4 site", func(o testbed.Owner) *world { return newWorld(o, makePeers(), false) }),
+	true:  testbed.Once(suite, "IPv6 site", func(o testbed.Owner) *world { return newWorld(o, makePeers(), true) }),
+}
+
+func family(v6 bool) string {
+	if v6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// bothFamilies runs a test over IPv4 and IPv6.
+func bothFamilies(t *testing.T, f func(t *testing.T, w *world, v6 bool)) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(family(v6), func(t *testing.T) {
+			t.Parallel()
+			f(t, worlds[v6](t), v6)
+		})
+	}
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// signedIn returns a browser with a session of u on the applications named.
+func (w *world) signedIn(t testing.TB, u *testbed.User, h2 bool, hosts ...string) *testbed.Browser {
+	t.Helper()
+	b := w.NewBrowser(t, h2, w.v6)
+	ctx := within(t, 60*time.Second)
+	for i, h := range hosts {
+		var p *testbed.Page
+		var err error
+		if i == 0 {
+			p, err = b.SignIn(ctx, w.URL(h, "/"), u)
+		} else {
+			p, err = b.Get(ctx, w.URL(h, "/"))
+		}
+		if err != nil {
+			t.Fatalf("sign in at %s: %v", h, err)
+		}
+		if want := fmt.Sprintf("%s.%s", h, testbed.Domain); !strings.HasPrefix(p.At.Host, want) || p.Status >= 400 && p.Status != 403 && p.Status != 404 {
+			t.Fatalf("sign in at %s: %d at %s: %.400s", h, p.Status, p.At, p.Body)
+		}
+	}
+	return b
+}
