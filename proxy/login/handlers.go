@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"html"
 	"net/http"
 	"net/url"
 	"time"
@@ -159,8 +161,24 @@ func (l *Login) handOver(w http.ResponseWriter, r *http.Request, s session, a at
 	if port != "" {
 		authority += ":" + port
 	}
-	http.Redirect(w, r, "https://"+authority+Prefix+"enter?code="+code, http.StatusSeeOther)
+	to := "https://" + authority + Prefix + "enter?code=" + code
+	if r.Header.Get("Sec-Fetch-Mode") != "navigate" {
+		http.Redirect(w, r, to, http.StatusSeeOther)
+		return
+	}
+	// A browser that comes from the provider's form holds every redirect that
+	// follows to that page's form-action (CSP), which cannot know our
+	// applications. A page of our own ends the chain.
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("Refresh", "0; url="+to)
+	fmt.Fprintf(w, handOverPage, html.EscapeString(to))
 }
+
+const handOverPage = `<!doctype html><html lang="zh-CN"><meta charset="utf-8"><title>玉门 Yumen</title>
+<p>登录成功，正在返回应用…… <span lang="en">Signed in, going back to the application ...</span> <a href="%s">继续 · Continue</a></p></html>
+`
 
 // enter turns a hand-over code into the session cookie of an application's host.
 func (l *Login) enter(w http.ResponseWriter, r *http.Request) {

@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -159,9 +160,10 @@ func (f sinkFunc) Write(r *audit.Record) { f(r) }
 type browser struct {
 	s       *site
 	cookies map[string]map[string]string
+	header  http.Header // sent with every request
 }
 
-func (s *site) browser() *browser { return &browser{s, map[string]map[string]string{}} }
+func (s *site) browser() *browser { return &browser{s: s, cookies: map[string]map[string]string{}} }
 
 func (b *browser) do(method, target string) *http.Response {
 	u, err := url.Parse(target)
@@ -170,6 +172,7 @@ func (b *browser) do(method, target string) *http.Response {
 	}
 	r := httptest.NewRequest(method, target, nil)
 	r.Host = u.Host
+	maps.Copy(r.Header, b.header)
 	host, _ := splitAuthority(u.Host)
 	for k, v := range b.cookies[host] {
 		r.AddCookie(&http.Cookie{Name: k, Value: v})
@@ -506,6 +509,26 @@ func TestS29_LoginCannotBeFixedOrReplayed(t *testing.T) {
 	s.now = s.now.Add(11 * time.Minute)
 	if r := b.do("GET", back); r.StatusCode < 400 {
 		t.Errorf("a state of 11 minutes: %d", r.StatusCode)
+	}
+}
+
+// A browser's chain of redirects from the provider's form must end at the login
+// host: the form's page may forbid it to go on to an application.
+func TestBrowserLeavesTheFormChainAtTheLoginHost(t *testing.T) {
+	s := newSite(t)
+	b := s.browser()
+	r := b.do("GET", b.begin("app.example:8443", "/page", false))
+	b.header = http.Header{"Sec-Fetch-Mode": {"navigate"}}
+	r = b.do("GET", s.op.authorize(r.Header.Get("Location")))
+	to, ok := strings.CutPrefix(r.Header.Get("Refresh"), "0; url=")
+	if r.StatusCode != 200 || r.Header.Get("Location") != "" || !ok {
+		t.Fatalf("status %d, location %q, refresh %q; want a page that leads on by itself", r.StatusCode, r.Header.Get("Location"), r.Header.Get("Refresh"))
+	}
+	if r := b.do("GET", to); r.StatusCode != 303 || r.Header.Get("Location") != "/page" {
+		t.Errorf("then %d to %q", r.StatusCode, r.Header.Get("Location"))
+	}
+	if _, _, why := b.session("app.example:8443"); why != reason.OK {
+		t.Errorf("session %s", why)
 	}
 }
 
