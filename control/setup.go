@@ -33,6 +33,7 @@ type InitConfig struct {
 	Listen string   // default the port of URL on every address
 	Issuer string   // https URL of the embedded OpenID provider; empty: none
 	Client string   // redirect URI of its first client; empty: none yet
+	Logout string   // where that client's users come back to after they signed out
 	CA     lab.Config
 }
 
@@ -158,6 +159,9 @@ ca_dir: %q
 	fmt.Fprintf(&b, "idp:\n  issuer: %q\n  listen: [%q]\n", c.Issuer, net.JoinHostPort(host, port))
 	if c.Client != "" {
 		fmt.Fprintf(&b, "  clients:\n    - id: gateway\n      redirect_uris: [%q]\n", c.Client)
+		if c.Logout != "" {
+			fmt.Fprintf(&b, "      logout_uris: [%q]\n", c.Logout)
+		}
 	}
 	return b.String()
 }

@@ -75,10 +75,11 @@ func layout(ctx context.Context, o Options) (info *Info, err error) {
 		}
 		info.Apps[0].Backend = u.Scheme + "://" + u.Host
 	}
-	redirect := host(info.Login, ports[0]) + "/.yumen/callback"
+	login := host(info.Login, ports[0]) + "/.yumen/"
 	info.Control.Config, err = control.Init(control.InitConfig{
 		Dir: filepath.Join(dir, "control"), URL: host("127.0.0.1", ports[1]), Hosts: []string{"localhost", "::1"},
-		Listen: at(ports[1]), Issuer: info.Issuer, Client: redirect, CA: lab.Config{Name: "Yumen demo", Iterations: iterations},
+		Listen: at(ports[1]), Issuer: info.Issuer, Client: login + "callback", Logout: login + "leave?done=1",
+		CA: lab.Config{Name: "Yumen demo", Iterations: iterations},
 	})
 	if err != nil {
 		return nil, err
