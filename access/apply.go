@@ -19,7 +19,7 @@ type Pair struct {
 	DeviceID string `json:"deviceId"`
 }
 
-// Revocation ends one session, or every session of a user whose sign-in was
+// Revocation ends one session with its parts ("sid" ends "sid/device", too), or every session of a user whose sign-in was
 // before IssuedBefore; zero is now.
 type Revocation struct {
 	SessionID    string    `json:"sessionId,omitzero"`
@@ -204,7 +204,7 @@ func narrowMatch(d Delta) func(*Session) bool {
 	return func(s *Session) bool {
 		f := s.subject.Load().Identity()
 		return f.Browser || pairs[Pair{f.UserID, f.DeviceID}] || // browsers: the class may be meant
-			ids[f.UserID] || ids[f.DeviceID] || ids[f.AgentID] || ids[f.SessionID]
+			ids[f.UserID] || ids[f.DeviceID] || ids[f.AgentID] || ids[f.SessionID] || ids[whole(f.SessionID)]
 	}
 }
 
@@ -213,7 +213,7 @@ func (a *Access) endRevoked(revoke []Revocation, start time.Time) {
 	users := map[string]bool{}
 	for _, r := range revoke {
 		if r.SessionID != "" {
-			if s := a.sessions.get(r.SessionID); s != nil {
+			for _, s := range a.sessions.parts(r.SessionID) {
 				a.endRevokedSession(s, start)
 			}
 		}

@@ -136,6 +136,9 @@ func (t *revocations) check(id, user string, issued time.Time) reason.Reason {
 	if _, ok := t.ids[id]; ok {
 		return reason.SessionRevoked
 	}
+	if _, ok := t.ids[whole(id)]; ok {
+		return reason.SessionRevoked
+	}
 	if before, ok := t.user[user]; ok && issued.Before(before) {
 		return reason.SessionRevoked
 	}

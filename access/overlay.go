@@ -56,11 +56,11 @@ func (o *overlay) deny(sub *policy.Subject, app App, now time.Time) policy.Decis
 		case "agent":
 			held = f.AgentID == l.lock.ID
 		case "session":
-			held = f.SessionID == l.lock.ID
+			held = f.SessionID == l.lock.ID || whole(f.SessionID) == l.lock.ID
 		case "app":
 			held = app == l.app && app.n != 0
 		default: // a kind that is not known holds for every one
-			held = slices.Contains([]string{f.UserID, device, f.AgentID, f.SessionID}, l.lock.ID) || app == l.app && app.n != 0
+			held = slices.Contains([]string{f.UserID, device, f.AgentID, f.SessionID, whole(f.SessionID)}, l.lock.ID) || app == l.app && app.n != 0
 		}
 		if held {
 			return policy.Decision{Reason: reason.Locked, Message: l.lock.Message}

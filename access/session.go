@@ -2,6 +2,7 @@ package access
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,7 +97,32 @@ func (t *table) init() {
 	}
 }
 
-func (t *table) shard(id string) int { return int(maphash.String(t.seed, id) % uint64(len(t.shards))) }
+// shard returns where id is kept: a session and its parts share one.
+func (t *table) shard(id string) int {
+	return int(maphash.String(t.seed, whole(id)) % uint64(len(t.shards)))
+}
+
+// whole returns the session that id belongs to. The id "sid/device" names a
+// part of the sign-in "sid": the same subject on that device. What revokes or
+// locks the whole does so for every part.
+func whole(id string) string {
+	sid, _, _ := strings.Cut(id, "/")
+	return sid
+}
+
+// parts returns the live sessions that belong to id: itself and its parts.
+func (t *table) parts(id string) []*Session {
+	sh := &t.shards[t.shard(id)]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	var out []*Session
+	for k, s := range sh.byID {
+		if k == id || whole(k) == id {
+			out = append(out, s)
+		}
+	}
+	return out
+}
 
 func (t *table) get(id string) *Session {
 	sh := &t.shards[t.shard(id)]

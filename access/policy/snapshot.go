@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -169,6 +170,9 @@ func (s *Snapshot) findLock(f *Facts, app uint32, now int64) int32 {
 	}
 	look(t.agent, f.AgentID)
 	look(t.session, f.SessionID)
+	if sid, _, part := strings.Cut(f.SessionID, "/"); part { // of the sign-in sid, on a device
+		look(t.session, sid)
+	}
 	if app != 0 {
 		see(s.apps[app].lock)
 	}

@@ -1,0 +1,47 @@
+package access
+
+import (
+	"testing"
+	"time"
+
+	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+// A sign-in that is used with a device's certificate is the session
+// "sid/device"; what ends the sign-in ends it there, too.
+func TestWhatEndsASignInEndsItOnEveryDevice(t *testing.T) {
+	onDevice := policy.Facts{SessionID: "S1/" + device1, UserID: user1, DeviceID: device1, AgentID: agent1, Token: "TOKEN1"}
+	other := policy.Facts{SessionID: "S10/" + device1, UserID: user1, DeviceID: device1, AgentID: agent1, Token: "TOKEN1"}
+	t.Run("revoked", func(t *testing.T) {
+		bubble(t, Config{}, func(w *world) {
+			s := w.attach(onDevice)
+			f, stays := w.open(s, w.app), w.open(w.attach(other), w.app)
+			w.Narrow(Delta{Revoke: []Revocation{{SessionID: "S1"}}})
+			wantCut(t, f, reason.SessionRevoked)
+			wantLive(t, stays)
+			w.attachRefused(onDevice, reason.SessionRevoked)
+		})
+	})
+	t.Run("revoked before it came", func(t *testing.T) {
+		bubble(t, Config{}, func(w *world) {
+			w.Narrow(Delta{Revoke: []Revocation{{SessionID: "S1"}}})
+			w.attachRefused(onDevice, reason.SessionRevoked)
+			w.attach(other)
+		})
+	})
+	for name, lock := range map[string]func(*world, policy.Lock){
+		"locked by a change": func(w *world, l policy.Lock) { w.Narrow(Delta{Locks: []policy.Lock{l}}) },
+		"locked by a list":   func(w *world, l policy.Lock) { w.in.Locks = []policy.Lock{l}; w.apply() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{}, func(w *world) {
+				s := w.attach(onDevice)
+				f, stays := w.open(s, w.app), w.open(w.attach(other), w.app)
+				lock(w, policy.Lock{Kind: "session", ID: "S1", Until: time.Now().Add(time.Hour)})
+				wantCut(t, f, reason.Locked)
+				wantLive(t, stays)
+			})
+		})
+	}
+}
