@@ -63,7 +63,7 @@ func (l *Login) start(w http.ResponseWriter, r *http.Request) {
 	fresh := q.Get("fresh") != ""
 	if c, err := r.Cookie(cookieSite); err == nil && !fresh {
 		if s, why := l.openSession(forSite, l.cfg.Host, c.Value); why == reason.OK {
-			l.handOver(w, r, s, a)
+			http.Redirect(w, r, l.handOverURL(r, s, a), http.StatusSeeOther)
 			return
 		}
 	}
@@ -150,9 +150,9 @@ type handover struct {
 	Expiry  int64  `json:"e"`
 }
 
-// handOver sends the browser to the application's host with a code that serves
-// once, there, for 30 s, in this browser.
-func (l *Login) handOver(w http.ResponseWriter, r *http.Request, s session, a attempt) {
+// handOverURL is on the application's host, with a code that serves once,
+// there, for 30 s, in this browser.
+func (l *Login) handOverURL(r *http.Request, s session, a attempt) string {
 	code := l.sealer.seal(forCode, a.Host, marshalState(handover{
 		ID: randomText(9), Session: s.marshal(), Return: a.Return, Bind: a.Bind, Expiry: l.cfg.Now().Add(codeLife).Unix(),
 	}))
@@ -161,7 +161,12 @@ func (l *Login) handOver(w http.ResponseWriter, r *http.Request, s session, a at
 	if port != "" {
 		authority += ":" + port
 	}
-	to := "https://" + authority + Prefix + "enter?code=" + code
+	return "https://" + authority + Prefix + "enter?code=" + code
+}
+
+// handOver sends a browser that comes from the provider to the application.
+func (l *Login) handOver(w http.ResponseWriter, r *http.Request, s session, a attempt) {
+	to := l.handOverURL(r, s, a)
 	if r.Header.Get("Sec-Fetch-Mode") != "navigate" {
 		http.Redirect(w, r, to, http.StatusSeeOther)
 		return
