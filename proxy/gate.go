@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"time"
+
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/internal/audit"
@@ -23,13 +25,29 @@ func (g liveGate) app(id string) access.App { return g.a.App(id) }
 func (g liveGate) acquire(f policy.Facts, app access.App, r *policy.Request, c access.Carrier) (lease, access.Refusal) {
 	s, why := g.a.Attach(f)
 	if why != reason.OK {
-		return nil, access.Refusal{Reason: why}
+		return nil, g.refusal(f, why)
 	}
 	l, no := g.a.Acquire(s, app, r, c)
 	if no.Reason != reason.OK {
 		return nil, no
 	}
 	return l, no
+}
+
+// refusal tells somebody whose session was revoked because of a lock that he is
+// locked, with the administrator's words: another sign-in would not help him.
+func (g liveGate) refusal(f policy.Facts, why reason.Reason) access.Refusal {
+	if why != reason.SessionRevoked {
+		return access.Refusal{Reason: why}
+	}
+	for _, l := range g.a.Locks() {
+		if l.Kind == "user" && l.ID == f.UserID || l.Kind == "device" && l.ID == f.DeviceID && !f.Browser {
+			if l.Until.IsZero() || time.Now().Before(l.Until) {
+				return access.Refusal{Reason: reason.Locked, Message: l.Message}
+			}
+		}
+	}
+	return access.Refusal{Reason: why}
 }
 
 // carrier shows an exchange to access.
