@@ -206,15 +206,17 @@ func (b *Builder) parse(r *Row, g *grant) error {
 	if _, ok := makeID(r.AuthenticationToken); !ok {
 		return errors.New("authenticationToken is not 1 to 11 printable characters")
 	}
-	if g.expires, err = parseExpiry(r.ExpirationDate); err != nil {
+	end, err := parseExpiry(r.ExpirationDate)
+	if err != nil {
 		return fmt.Errorf("expirationDate %q is no time (YYYY-MM-DDThh:mm:ssZ)", r.ExpirationDate)
 	}
+	g.expires = secondsOf(end)
 	if r.Level < 0 || r.Level > 1000 {
 		return fmt.Errorf("level %d is not 0 to 1000", r.Level)
 	}
 	g.mac = b.s.key.mac(r.AuthenticationToken)
-	g.authTime = nanos(r.AuthTime)
-	g.level, g.factors, g.posture, g.risk = int32(r.Level), r.Factors, r.Posture, r.Risk
+	g.authTime = secondsOf(nanos(r.AuthTime))
+	g.level, g.factors, g.posture, g.risk = int16(r.Level), r.Factors, r.Posture, r.Risk
 	b.ids = b.ids[:0]
 	for _, a := range r.AppIDList {
 		d, ok := makeID(a)
@@ -301,7 +303,7 @@ func (b *Builder) rotate(hash uint64, g *grant) {
 	}
 	_, old := b.prev.rows.findPair(&b.prev.byPair, hash, &g.pair)
 	if old != nil && old.mac != g.mac && old.flags&(rowConflict|rowTokenBad) == 0 {
-		b.old = append(b.old, Rotation{old.mac, g.pair.user.String(), g.pair.device.String(), instant(old.expires)})
+		b.old = append(b.old, Rotation{old.mac, g.pair.user.String(), g.pair.device.String(), instant(old.expires.nanos())})
 	}
 }
 

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -11,7 +10,9 @@ import (
 type question struct {
 	now      int64
 	authTime int64
-	remote   netip.Addr
+	remote   bits128
+	remoteOK bool
+	remoteV4 bool
 	method   string
 	path     string
 	level    int32
@@ -91,8 +92,8 @@ func (s *Snapshot) admit(sub *Subject, app uint32, now, grace int64) (g *grant, 
 	if grace != unset {
 		end = min(end, grace)
 	}
-	end = min(end, g.expires)
-	if now >= end || g.expires == unset {
+	end = min(end, g.expires.nanos())
+	if now >= end {
 		if sub.mac != (mac{}) {
 			return nil, 0, reason.TokenExpired, -1
 		}
@@ -113,7 +114,7 @@ func (s *Snapshot) findRow(sub *Subject, grace int64) (*grant, reason.Reason) {
 		}
 		return nil, reason.NoGrant
 	}
-	if f.Browser {
+	if sub.browser {
 		p := pair{sub.pair.user, s.browser}
 		_, g := s.rows.findPair(&s.byPair, s.key.hash(p), &p)
 		if g == nil || g.flags&rowConflict != 0 {
@@ -131,7 +132,18 @@ func (s *Snapshot) findRow(sub *Subject, grace int64) (*grant, reason.Reason) {
 		}
 		return g, reason.OK
 	}
-	_, g := s.rows.findToken(&s.byToken, &sub.mac)
+	// The row is where it was for this subject the last time, most often.
+	hint := sub.hint.Load()
+	var g *grant
+	if hint != 0 && hint <= s.rows.n {
+		g = s.rows.at(hint - 1)
+	}
+	if g == nil || g.mac != sub.mac || g.flags&(rowDead|rowBrowser) != 0 {
+		var i uint32
+		if i, g = s.rows.findToken(&s.byToken, &sub.mac); g != nil {
+			sub.hint.Store(i + 1)
+		}
+	}
 	switch {
 	case g == nil || g.flags&(rowConflict|rowTokenBad) != 0:
 		return nil, reason.TokenUnknown
@@ -161,12 +173,12 @@ func (s *Snapshot) decide(sub *Subject, app AppIndex, r *Request, now, grace int
 		d.Reason = reason.AppNotGranted
 		return d
 	}
-	if a.refuseBrowser && sub.facts.Browser {
+	if a.refuseBrowser && sub.browser {
 		d.Reason = reason.BrowserRefused
 		return d
 	}
-	q := question{now: now, remote: plain(r.Remote), protocol: r.Protocol, method: r.Method, path: r.Path}
-	q.merge(sub, g)
+	var q question
+	q.ask(sub, g, r, now)
 	if q.level < a.level {
 		d.Reason = reason.PolicyLevel
 		return d
@@ -190,32 +202,38 @@ func (s *Snapshot) decide(sub *Subject, app AppIndex, r *Request, now, grace int
 	return d
 }
 
-// plain returns a as policies spell it: IPv4 not mapped, and without a zone.
-func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+// ask gathers what one decision needs. The remote address counts without
+// its zone, and a mapped IPv4 address as what it is.
+func (q *question) ask(sub *Subject, g *grant, r *Request, now int64) {
+	q.now, q.protocol, q.method, q.path = now, r.Protocol, r.Method, r.Path
+	if r.Remote.IsValid() {
+		q.remote, q.remoteOK, q.remoteV4 = bitsOf(r.Remote), true, r.Remote.Is4() || r.Remote.Is4In6()
+	}
+	q.merge(sub, g)
+}
 
 // merge takes the facts of the session and of the row; where both state one,
 // the narrower counts.
 func (q *question) merge(sub *Subject, g *grant) {
-	f := &sub.facts
-	q.level, q.factors = int32(f.Level), f.Factors
-	if f.Level == 0 || g.level != 0 && g.level < q.level {
-		q.level = g.level
+	q.level, q.factors = int32(sub.level), sub.factors
+	if sub.level == 0 || g.level != 0 && g.level < sub.level {
+		q.level = int32(g.level)
 	}
 	switch {
-	case f.Factors == 0:
+	case sub.factors == 0:
 		q.factors = g.factors
 	case g.factors != 0:
 		q.factors &= g.factors
 	}
 	q.authTime = sub.authTime
-	if sub.authTime == unset || g.authTime != unset && g.authTime < sub.authTime {
-		q.authTime = g.authTime
+	if at := g.authTime.nanos(); sub.authTime == unset || at != unset && at < sub.authTime {
+		q.authTime = at
 	}
-	q.posture, q.risk = f.Posture, f.Risk
-	if f.Posture.plus1 == 0 || g.posture.plus1 != 0 && g.posture.plus1 < f.Posture.plus1 {
+	q.posture, q.risk = sub.posture, sub.risk
+	if sub.posture.plus1 == 0 || g.posture.plus1 != 0 && g.posture.plus1 < sub.posture.plus1 {
 		q.posture = g.posture
 	}
-	if g.risk.plus1 > f.Risk.plus1 {
+	if g.risk.plus1 > sub.risk.plus1 {
 		q.risk = g.risk
 	}
 }
@@ -246,15 +264,18 @@ func worse(a, b *group) *group {
 // holds reports whether the group holds for q, and until when that is known.
 func (g *group) holds(q *question) (until int64, ok bool) {
 	if g.typ == TypeIPDeny { // every row denies
-		if !q.remote.IsValid() {
+		if !q.remoteOK {
 			return 0, false
 		}
 		for _, r := range g.rules {
-			if r.spec.(*addrs).contains(q.remote) {
+			if r.spec.(*addrs).contains(q.remote, q.remoteV4) {
 				return 0, false
 			}
 		}
 		return never, true
+	}
+	if len(g.rules) == 1 {
+		return g.rules[0].holds(q)
 	}
 	for _, r := range g.rules { // one alternative must hold; the last to end counts
 		if u, yes := r.holds(q); yes {
@@ -268,25 +289,25 @@ func (g *group) holds(q *question) (until int64, ok bool) {
 }
 
 func (r *rule) holds(q *question) (until int64, ok bool) {
-	switch spec := r.spec.(type) {
-	case *addrs:
-		return never, spec.contains(q.remote)
-	case protocols:
-		return never, spec.holds(q.protocol)
-	case *hours:
-		return spec.until(q.now)
-	case *route:
-		return never, spec.holds(q.method, q.path)
-	case atLeast:
-		return never, spec.holds(q.posture)
-	case atMost:
-		return never, spec.holds(q.risk)
-	case level:
-		return never, spec.holds(int(q.level))
-	case demanded:
-		return never, spec.holds(q.factors)
-	case age:
-		return spec.until(q.authTime, q.now)
+	switch r.typ {
+	case TypeIPAllow:
+		return never, q.remoteOK && r.spec.(*addrs).contains(q.remote, q.remoteV4)
+	case TypeTLS:
+		return never, r.spec.(protocols).holds(q.protocol)
+	case TypeTime:
+		return r.spec.(*hours).until(q.now)
+	case TypeApp:
+		return never, r.spec.(*route).holds(q.method, q.path)
+	case TypePosture:
+		return never, r.spec.(atLeast).holds(q.posture)
+	case TypeRisk:
+		return never, r.spec.(atMost).holds(q.risk)
+	case TypeLevel:
+		return never, r.spec.(level).holds(int(q.level))
+	case TypeMFA:
+		return never, r.spec.(demanded).holds(q.factors)
+	case TypeAuthAge:
+		return r.spec.(age).until(q.authTime, q.now)
 	}
 	return 0, false // closed, or a limit of nothing
 }

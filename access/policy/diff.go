@@ -104,7 +104,7 @@ func diffGrants(a, b *Snapshot) []Change {
 		}
 		if _, old := a.rows.findPair(&a.byPair, a.key.hash(g.pair), &g.pair); old == nil {
 			out = append(out, Change{"grant", g.pair.user.String() + " " + g.pair.device.String(), "added",
-				fmt.Sprintf("%s until %s", strings.Join(b.appNames(g.set), ","), endText(g.expires)), false})
+				fmt.Sprintf("%s until %s", strings.Join(b.appNames(g.set), ","), endText(g.expires.nanos())), false})
 		}
 	}
 	slices.SortFunc(out, func(x, y Change) int { return cmp.Compare(x.ID, y.ID) })
@@ -134,7 +134,7 @@ func diffRow(a *Snapshot, g *grant, b *Snapshot, h *grant) (detail string, narro
 		}
 	}
 	if g.expires != h.expires {
-		parts, narrows = append(parts, "until "+endText(h.expires)), narrows || h.expires < g.expires
+		parts, narrows = append(parts, "until "+endText(h.expires.nanos())), narrows || h.expires < g.expires
 	}
 	if g.mac != h.mac {
 		parts = append(parts, "new token")
@@ -151,6 +151,6 @@ func diffRow(a *Snapshot, g *grant, b *Snapshot, h *grant) (detail string, narro
 	fact("factors", g.factors, h.factors)
 	fact("posture", g.posture, h.posture)
 	fact("risk", g.risk, h.risk)
-	fact("sign-in", endText(g.authTime), endText(h.authTime))
+	fact("sign-in", endText(g.authTime.nanos()), endText(h.authTime.nanos()))
 	return strings.Join(parts, ", "), narrows
 }

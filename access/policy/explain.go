@@ -52,18 +52,18 @@ func (s *Snapshot) Explain(f Facts, appID string, r Request, now time.Time) Trac
 	case g == nil:
 		t.step("grant", false, fmt.Sprintf("no row for user %q on device %q", f.UserID, cmpDevice(f, s)), why)
 		return t
-	case at >= g.expires:
-		t.step("grant", false, "ended "+endText(g.expires), why)
+	case at >= g.expires.nanos():
+		t.step("grant", false, "ended "+endText(g.expires.nanos()), why)
 	default:
-		t.step("grant", true, "until "+endText(g.expires), reason.OK)
+		t.step("grant", true, "until "+endText(g.expires.nanos()), reason.OK)
 	}
-	t.Grant = fmt.Sprintf("user %s, device %s, until %s, %d applications", g.pair.user, g.pair.device, endText(g.expires), len(s.set(g.set)))
+	t.Grant = fmt.Sprintf("user %s, device %s, until %s, %d applications", g.pair.user, g.pair.device, endText(g.expires.nanos()), len(s.set(g.set)))
 	a := &s.apps[app]
 	t.step("app", a.registered, "registered at this gateway", reason.AppUnknown)
 	t.step("appIdList", s.inSet(g.set, uint32(app)), "names the application", reason.AppNotGranted)
 	t.step("browser", !(a.refuseBrowser && f.Browser), fmt.Sprintf("browser class refused: %v", a.refuseBrowser), reason.BrowserRefused)
-	q := question{now: at, remote: plain(r.Remote), protocol: r.Protocol, method: r.Method, path: r.Path}
-	q.merge(sub, g)
+	var q question
+	q.ask(sub, g, &r, at)
 	t.step("level", q.level >= a.level, fmt.Sprintf("%d of at least %d", q.level, a.level), reason.PolicyLevel)
 	runs := []*run{&a.run}
 	if u := s.users[sub.pair.user]; u != nil {
@@ -94,8 +94,11 @@ func cmpDevice(f Facts, s *Snapshot) string {
 }
 
 func endText(n int64) string {
-	if n == never {
+	switch n {
+	case never:
 		return "no end"
+	case unset:
+		return "never"
 	}
 	return instant(n).Format(time.RFC3339)
 }

@@ -149,12 +149,20 @@ func TestAddressesOfBothFamilies(t *testing.T) {
 		"2001:db8::": true, "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff": true, "2001:db9::": false, "0.0.0.0": true, "0.0.0.1": false,
 		"::ffff:10.1.2.3": true, "::": false, "2001:db8::1%eth0": true,
 	} {
-		if got := g.(*addrs).contains(plain(netip.MustParseAddr(addr))); got != want {
+		var q question
+		q.ask(&Subject{}, &grant{}, &Request{Remote: netip.MustParseAddr(addr)}, 0)
+		if got := g.(*addrs).contains(q.remote, q.remoteV4); got != want {
 			t.Errorf("%s: got %v, want %v", addr, got, want)
 		}
 	}
-	if g.(*addrs).contains(netip.Addr{}) {
-		t.Error("an unknown address is contained")
+	all := &rule{typ: TypeIPAllow}
+	all.spec, _ = parseAddrs("::/0")
+	for addr, want := range map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): false, {}: false, netip.MustParseAddr("::1"): true} {
+		var q question
+		q.ask(&Subject{}, &grant{}, &Request{Remote: addr}, 0)
+		if _, got := all.holds(&q); got != want {
+			t.Errorf("%v in ::/0: got %v, want %v", addr, got, want)
+		}
 	}
 }
 

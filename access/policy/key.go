@@ -7,6 +7,7 @@ import (
 	"hash"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 
 	"github.com/emmansun/gmsm/sm3"
 )
@@ -81,13 +82,24 @@ func (k *TokenKey) hash(p pair) uint64 {
 
 // Subject is a session's facts in the form that a decision needs. It is made
 // once for a session, is immutable and fits the snapshots of the same key.
+//
+// What a decision reads comes first, in one cache line; the padding makes the
+// allocator align it.
 type Subject struct {
-	facts    Facts
-	authTime int64
 	mac      mac
 	pair     pair
-	hash     uint64 // of pair
-	bad      bool   // the user or device cannot stand in a list
+	authTime int64
+	hint     atomic.Uint32 // row+1 of the token when it was last looked up; any value is safe
+	level    int16
+	factors  Factors
+	posture  Score
+	risk     Score
+	browser  bool
+	bad      bool // the user or device cannot stand in a list
+
+	hash  uint64 // of pair
+	facts Facts
+	_     [48]byte
 }
 
 // Subject returns f in the form that decisions under k need.
@@ -95,7 +107,8 @@ func (k *TokenKey) Subject(f Facts) *Subject {
 	if f.Browser {
 		f.Token = "" // the rows of the browser device are never found by token
 	}
-	s := &Subject{facts: f, mac: k.mac(f.Token), authTime: nanos(f.AuthTime)}
+	s := &Subject{facts: f, mac: k.mac(f.Token), authTime: nanos(f.AuthTime), level: int16(min(max(f.Level, 0), 1000)),
+		factors: f.Factors, posture: f.Posture, risk: f.Risk, browser: f.Browser}
 	var okU, okD bool
 	s.pair.user, okU = makeID(f.UserID)
 	if f.Browser {

@@ -48,7 +48,7 @@ var anyRequest = Request{Remote: netip.MustParseAddr("10.1.2.3"), Protocol: TLCP
 
 func wantReason(t *testing.T, s *Snapshot, f Facts, app string, want reason.Reason) {
 	t.Helper()
-	if got := ask(s, f, app, anyRequest, epoch); got.Reason != want {
+	if got := verdict(s, f, app, anyRequest, epoch); got.Reason != want {
 		t.Errorf("%s for %s on %s: got %v, want %v\n%s", app, f.UserID, f.DeviceID, got.Reason, want, s.Explain(f, app, anyRequest, epoch))
 	}
 }
@@ -122,10 +122,10 @@ func TestGCR002_M54_BadRowGrantsNothingAndStopsNoOther(t *testing.T) {
 			if want := 1; name != "expired" && (len(faults) != want || !faults[0].Grant || faults[0].Reason != reason.ListBadRow) {
 				t.Errorf("faults %v, want one", faults)
 			}
-			if got := ask(s, agent("TOKEN1"), app1, anyRequest, epoch).Reason; got == reason.OK {
+			if got := verdict(s, agent("TOKEN1"), app1, anyRequest, epoch).Reason; got == reason.OK {
 				t.Error("a bad row grants")
 			}
-			if got := ask(s, agent(""), app1, anyRequest, epoch).Reason; got == reason.OK {
+			if got := verdict(s, agent(""), app1, anyRequest, epoch).Reason; got == reason.OK {
 				t.Error("a bad row grants by its pair")
 			}
 			f := agent("TOKEN3")
@@ -143,7 +143,7 @@ func TestGCR002_M54_TwoRowsOfOnePairGrantNothing(t *testing.T) {
 			t.Errorf("faults %v", faults)
 		}
 		for _, token := range []string{"TOKEN1", "TOKEN2", ""} {
-			if got := ask(s, agent(token), app1, anyRequest, epoch).Reason; got == reason.OK {
+			if got := verdict(s, agent(token), app1, anyRequest, epoch).Reason; got == reason.OK {
 				t.Errorf("token %q opens one of two contradicting rows", token)
 			}
 		}
@@ -233,7 +233,7 @@ func TestCeilingHoldsBesideTheList(t *testing.T) {
 	if len(faults) != 0 {
 		t.Error(faults)
 	}
-	d := ask(s, agent("TOKEN1"), app1, anyRequest, epoch)
+	d := verdict(s, agent("TOKEN1"), app1, anyRequest, epoch)
 	if d.Reason != reason.PolicyIPAllow || d.PolicyID != "POL1" {
 		t.Errorf("got %+v: the list's row was an alternative of the ceiling's", d)
 	}
@@ -251,18 +251,18 @@ func TestLockWinsAndEnds(t *testing.T) {
 	for kind, id := range map[string]string{"user": user1, "device": device1, "agent": "AGT00000001", "app": app1, "session": "S1", "nosuch": user1} {
 		in.Locks = []Lock{{Kind: kind, ID: id, Message: "call 110", Until: epoch.Add(time.Minute)}, {Kind: kind, ID: id, Until: epoch}}
 		s, _ := Build(in)
-		d := ask(s, f, app1, anyRequest, epoch)
+		d := verdict(s, f, app1, anyRequest, epoch)
 		if d.Reason != reason.Locked || d.Message != "call 110" {
 			t.Errorf("lock on %s: %+v", kind, d)
 		}
-		if d := ask(s, f, app1, anyRequest, epoch.Add(time.Minute)); d.Reason != reason.OK {
+		if d := verdict(s, f, app1, anyRequest, epoch.Add(time.Minute)); d.Reason != reason.OK {
 			t.Errorf("lock on %s does not end: %+v", kind, d)
 		}
 		want := reason.Locked
 		if kind == "app" {
 			want = reason.OK
 		}
-		if d := ask(s, f, app2, anyRequest, epoch); d.Reason != want {
+		if d := verdict(s, f, app2, anyRequest, epoch); d.Reason != want {
 			t.Errorf("lock on %s: %v on another application", kind, d.Reason)
 		}
 	}

@@ -110,7 +110,7 @@ var testKey = NewTokenKey()
 
 var testApps = []string{"APP00000000", "APP00000001", "APP00000002", "APP00000009", "", "nosuch"}
 
-func ask(s *Snapshot, f Facts, app string, r Request, now time.Time) Decision {
+func verdict(s *Snapshot, f Facts, app string, r Request, now time.Time) Decision {
 	return s.Decide(testKey.Subject(f), s.App(app), &r, now)
 }
 
@@ -126,7 +126,7 @@ func TestCompiledEqualsNaiveInterpreter(t *testing.T) {
 			f, r := genFacts(t), genRequest(t)
 			app := pick(t, "app", "APP00000001", "APP00000001", "APP00000002", "APP00000000", "APP00000009", "", "nosuch")
 			now := epoch.Add(pick(t, "now", 0, time.Nanosecond, 30*time.Second, 2*time.Hour, 17*time.Hour))
-			d := ask(s, f, app, r, now)
+			d := verdict(s, f, app, r, now)
 			if want := naive(in, f, app, r, now); (d.Reason == reason.OK) != want {
 				t.Fatalf("compiled says %v %s, naive says %v\n%s", d.Reason, d.PolicyID, want, s.Explain(f, app, r, now))
 			}
@@ -192,7 +192,7 @@ func TestOrderOfRowsNeverMatters(t *testing.T) {
 		fs, rs := sweep(t, 8)
 		for i := range fs {
 			for _, app := range testApps {
-				if x, y := ask(a, fs[i], app, rs[i], epoch), ask(b, fs[i], app, rs[i], epoch); x != y {
+				if x, y := verdict(a, fs[i], app, rs[i], epoch), verdict(b, fs[i], app, rs[i], epoch); x != y {
 					t.Fatalf("%s: %+v in one order, %+v in the other", app, x, y)
 				}
 			}
@@ -298,7 +298,7 @@ func noneWider(t *rapid.T, before, after *Snapshot, what string) {
 	fs, rs := sweep(t, 12)
 	for i := range fs {
 		for _, app := range testApps {
-			if ask(before, fs[i], app, rs[i], epoch).Reason != reason.OK && ask(after, fs[i], app, rs[i], epoch).Reason == reason.OK {
+			if verdict(before, fs[i], app, rs[i], epoch).Reason != reason.OK && verdict(after, fs[i], app, rs[i], epoch).Reason == reason.OK {
 				t.Fatalf("%s opened %s:\nbefore %s\nafter %s", what, app, before.Explain(fs[i], app, rs[i], epoch), after.Explain(fs[i], app, rs[i], epoch))
 			}
 		}
@@ -344,7 +344,7 @@ func TestDeltaEqualsFullList(t *testing.T) {
 		facts, rs := sweep(t, 6)
 		for i := range facts {
 			for _, app := range testApps {
-				if x, y := ask(s, facts[i], app, rs[i], epoch), ask(f, facts[i], app, rs[i], epoch); x != y {
+				if x, y := verdict(s, facts[i], app, rs[i], epoch), verdict(f, facts[i], app, rs[i], epoch); x != y {
 					t.Fatalf("%s: %+v by deltas, %+v by the full list", app, x, y)
 				}
 			}

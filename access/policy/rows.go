@@ -12,22 +12,50 @@ type rows struct {
 const chunkRows = 256
 
 type rowChunk struct {
-	owner *Builder // who may write; a finished builder writes no more
-	rows  [chunkRows]grant
+	rows  [chunkRows]grant // first, so that each fills a cache line
+	owner *Builder         // who may write; a finished builder writes no more
 }
 
-// grant is a row of Table 7.
+// grant is a row of Table 7. It fills one cache line.
 type grant struct {
 	pair     pair
 	mac      mac
-	expires  int64
-	authTime int64
+	expires  seconds
+	authTime seconds
 	set      uint32 // of applications
-	level    int32
+	level    int16
 	factors  Factors
 	posture  Score
 	risk     Score
 	flags    uint8
+	_        [5]byte
+}
+
+// seconds is a time of the standard, whose resolution is a second, in four
+// bytes: seconds since 1970, rounded down. 0 is unset.
+type seconds uint32
+
+const noEnd = ^seconds(0)
+
+func secondsOf(n int64) seconds {
+	switch {
+	case n == never:
+		return noEnd
+	case n <= 0:
+		return 0
+	}
+	return seconds(min(n/1e9, int64(noEnd)))
+}
+
+// nanos returns s as the rest of the package counts.
+func (s seconds) nanos() int64 {
+	switch s {
+	case 0:
+		return unset
+	case noEnd:
+		return never
+	}
+	return int64(s) * 1e9
 }
 
 // The flags of a row.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,10 +12,21 @@ import (
 // family, such as "10.0.0.0/8,2001:db8::/32".
 type addrs struct {
 	prefixes []netip.Prefix
-	ranges   []addrRange // disjoint, ascending
+	v4, v6   []addrRange // disjoint, ascending
 }
 
-type addrRange struct{ lo, hi netip.Addr }
+// addrRange is a closed range of addresses.
+type addrRange struct{ lo, hi bits128 }
+
+// bits128 is an address as an integer, IPv4 in its mapped form.
+type bits128 struct{ hi, lo uint64 }
+
+func bitsOf(a netip.Addr) bits128 {
+	b := a.As16()
+	return bits128{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+}
+
+func (a bits128) less(b bits128) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo }
 
 func parseAddrs(s string) (grammar, error) {
 	a := &addrs{}
@@ -42,10 +54,14 @@ func parseAddrs(s string) (grammar, error) {
 	slices.SortFunc(a.prefixes, comparePrefix)
 	a.prefixes = slices.Compact(a.prefixes)
 	for _, p := range a.prefixes {
-		if n := len(a.ranges); n > 0 && p.Addr().Compare(a.ranges[n-1].hi) <= 0 {
+		r, list := rangeOf(p), &a.v6
+		if p.Addr().Is4() {
+			list = &a.v4
+		}
+		if n := len(*list); n > 0 && !(*list)[n-1].hi.less(r.lo) {
 			continue // prefixes nest or are disjoint
 		}
-		a.ranges = append(a.ranges, addrRange{p.Addr(), last(p)})
+		*list = append(*list, r)
 	}
 	return a, nil
 }
@@ -57,35 +73,36 @@ func comparePrefix(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
-// last returns the last address of p.
-func last(p netip.Prefix) netip.Addr {
-	b := p.Addr().As16()
-	first := p.Bits()
+func rangeOf(p netip.Prefix) addrRange {
+	lo, n := bitsOf(p.Addr()), p.Bits()
 	if p.Addr().Is4() {
-		first += 96
+		n += 96
 	}
-	for i := first; i < 128; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
+	hi := bits128{lo.hi, lo.lo | ^uint64(0)>>max(n-64, 0)}
+	if n < 64 {
+		hi = bits128{lo.hi | ^uint64(0)>>n, ^uint64(0)}
 	}
-	a := netip.AddrFrom16(b)
-	if p.Addr().Is4() {
-		a = a.Unmap()
-	}
-	return a
+	return addrRange{lo, hi}
 }
 
-// contains reports whether remote is in a. An invalid address is in none.
-func (a *addrs) contains(remote netip.Addr) bool {
-	lo, hi := 0, len(a.ranges)
-	for lo < hi { // the first range that ends at or behind remote
+// contains reports whether the address remote is in a.
+func (a *addrs) contains(remote bits128, v4 bool) bool {
+	ranges := a.v6
+	if v4 {
+		ranges = a.v4
+	}
+	for lo, hi := 0, len(ranges); lo < hi; {
 		mid := (lo + hi) / 2
-		if a.ranges[mid].hi.Less(remote) {
+		switch r := &ranges[mid]; {
+		case r.hi.less(remote):
 			lo = mid + 1
-		} else {
+		case remote.less(r.lo):
 			hi = mid
+		default:
+			return true
 		}
 	}
-	return lo < len(a.ranges) && remote.IsValid() && !remote.Less(a.ranges[lo].lo)
+	return false
 }
 
 func (a *addrs) String() string {
