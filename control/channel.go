@@ -34,9 +34,7 @@ type peer struct {
 	remote string
 }
 
-// address returns the peer's address without its port, for counting.
-func (p *peer) address() string { return addressOf(p.remote) }
-
+// addressOf returns an address without its port, for counting.
 func addressOf(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {

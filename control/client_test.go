@@ -36,7 +36,6 @@ type client struct {
 	control  *smx509.Certificate
 	base     string
 	sealed   bool
-	idents   time.Time
 	answered *envelope.Message
 }
 

@@ -515,7 +515,6 @@ type enforcer struct {
 	policies *Policies
 	deltas   []*Delta
 	fail     func(what string) error
-	nostore  bool
 }
 
 func (e *enforcer) note(format string, args ...any) error {

@@ -304,7 +304,7 @@ func TestPullsAreConditionalUntilHalfOfALifeIsOver(t *testing.T) {
 		fresh := w.grants(1, grantRow(1, "APP00000001"))
 		c.setLists(1, fresh, 1, c.policies)
 		time.Sleep(10 * time.Minute)
-		if left := g.Status().GrantsNotAfter.Sub(time.Now()); left < 45*time.Minute {
+		if left := time.Until(g.Status().GrantsNotAfter); left < 45*time.Minute {
 			t.Errorf("the grants still end in %v: a new life was not fetched", left)
 		}
 		// A list that is changed without a new version is refused.

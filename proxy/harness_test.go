@@ -1,5 +1,7 @@
 package proxy
 
+//lint:file-ignore SA1019 the tests want an HTTP/2 client that does nothing else
+
 import (
 	"bufio"
 	"bytes"
@@ -16,7 +18,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -139,7 +140,6 @@ type fixtureConfig struct {
 	app      apps.AppConfig
 	network  string
 	upstream string
-	own      func() []netip.AddrPort
 }
 
 func with(f func(*fixtureConfig)) option { return f }

@@ -133,7 +133,7 @@ func TestM153_AssertionVerifiesByThePublishedKey(t *testing.T) {
 		if err := json.Unmarshal([]byte(keys), &set); err != nil || res.StatusCode != 200 {
 			t.Fatalf("%d %q: %v", res.StatusCode, keys, err)
 		}
-		jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+		jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
 		if err != nil {
 			t.Fatal(err)
 		}

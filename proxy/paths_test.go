@@ -20,12 +20,9 @@ func bypasses() []string {
 			out = append(out, "/pub"+s+d+s+"admin", "/pub/"+d+s+"admin")
 		}
 	}
-	for _, tail := range []string{"/admin", "//admin", "/./admin", "/admin/", "/admin.", "/admin%2e", "/admin%20", "/admin;x", "/admin%3bx", "/ADMIN", "/%61dmin", "/%2561dmin",
+	return append(out, "/admin", "//admin", "/./admin", "/admin/", "/admin.", "/admin%2e", "/admin%20", "/admin;x", "/admin%3bx", "/ADMIN", "/%61dmin", "/%2561dmin",
 		"/admin%00.css", "/admin%0a", "/admin%2f", "/admin\\", "/admin?x", "/admin#x", "/pub%2f..%2fadmin", "/pub\\..\\admin", "/;/admin", "/.;/admin", "/pub/..", "/..", "/.", "/pub/.",
-		"/%", "/%2", "/%zz", "/pub/%ff", "/pub/\xff", "/pub/ x", "/pub/\x01", "admin", "", "*", "http:admin", "//" + host + "/admin"} {
-		out = append(out, tail)
-	}
-	return out
+		"/%", "/%2", "/%zz", "/pub/%ff", "/pub/\xff", "/pub/ x", "/pub/\x01", "admin", "", "*", "http:admin", "//"+host+"/admin")
 }
 
 // TestS13_NoSpellingReachesADeniedPath sends every spelling through both front

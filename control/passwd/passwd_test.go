@@ -98,7 +98,7 @@ func TestGCR002_M168_GuessingLocksUserAndAddress(t *testing.T) {
 		l.Begin("user:a")
 	}
 	l.Forget("user:a")
-	if !l.Begin("user:a") || !l.Begin("user:a") {
+	if first, second := l.Begin("user:a"), l.Begin("user:a"); !first || !second {
 		t.Error("a success does not forget earlier slips")
 	}
 	// An address that tries many users is locked even if one of them succeeds.

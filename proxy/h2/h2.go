@@ -2,6 +2,8 @@
 // is cut is reset alone; the others of its connection go on.
 package h2
 
+//lint:file-ignore SA1019 http2.Server serves any net.Conn, TLCP ones too; net/http serves HTTP/2 on *tls.Conn alone
+
 import (
 	"context"
 	"log"

@@ -67,7 +67,7 @@ func records(b []byte) []byte {
 	return append(out, b...)
 }
 
-type busyHandler struct{ flows chan *Flow }
+type busyHandler struct{}
 
 func (h busyHandler) Open(f *Flow, payload []byte) {
 	switch f.id % 4 {
