@@ -10,6 +10,7 @@ import (
 	"html"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,6 +25,7 @@ func (l *Login) routes() {
 	l.mux.HandleFunc("GET "+l.cfg.Host+Prefix+"start", l.start)
 	l.mux.HandleFunc("GET "+l.cfg.Host+Prefix+"callback", l.callback)
 	l.mux.HandleFunc("GET "+l.cfg.Host+Prefix+"leave", l.leave)
+	l.mux.HandleFunc("POST "+l.cfg.Host+Prefix+"leave", l.leave)
 	// Every application's host.
 	l.mux.HandleFunc("GET "+Prefix+"enter", l.enter)
 	l.mux.HandleFunc("GET "+Prefix+"logout", l.askLogout)
@@ -118,8 +120,8 @@ func (l *Login) callback(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if len(user) == 0 || len(user) > 11 {
-		l.fail(w, r, reason.SubjectUnmapped, errors.New("the userId has not 1 to 11 characters"))
+	if len(user) == 0 || len(user) > 11 || strings.Trim(user, userLetters) != "" {
+		l.fail(w, r, reason.SubjectUnmapped, errors.New("the userId has not 1 to 11 letters, digits or any of -._@"))
 		return
 	}
 	now := l.cfg.Now()
@@ -128,6 +130,9 @@ func (l *Login) callback(w http.ResponseWriter, r *http.Request) {
 	http.SetCookie(w, newCookie(cookieSite, l.sealer.seal(forSite, l.cfg.Host, s.marshal()), l.cfg.Lifetime))
 	l.handOver(w, r, s, a)
 }
+
+// userLetters are what a userId may hold: it goes into headers and logs.
+const userLetters = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._@"
 
 func (l *Login) attempt(r *http.Request) (a attempt, ok bool) {
 	c, err := r.Cookie(cookieState)
@@ -221,47 +226,94 @@ func bound(bind, digest string) bool {
 
 // askLogout asks before it ends a session: an image on a foreign page must not
 // sign anybody out.
-func (l *Login) askLogout(w http.ResponseWriter, _ *http.Request) {
+func (l *Login) askLogout(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; form-action 'self' https:; frame-ancestors 'none'")
-	_, _ = w.Write([]byte(logoutPage)) // the browser that went away needs no answer
+	h.Set("Referrer-Policy", "same-origin") // else the form's Origin would be "null"
+	fmt.Fprintf(w, logoutPage, r.URL.Path)  // one of two fixed paths; the browser that went away needs no answer
 }
 
 const logoutPage = `<!doctype html><html lang="zh-CN"><meta charset="utf-8"><title>退出登录 · Sign out</title>
-<h1>退出登录 <span lang="en">· Sign out</span></h1><form method="post" action="/.yumen/logout"><button>退出 · Sign out</button></form></html>`
+<h1>退出登录 <span lang="en">· Sign out</span></h1><form method="post" action="%s"><button>退出 · Sign out</button></form></html>`
+
+// foreign reports whether a request was sent by another site's page. Browsers
+// that do not say where it comes from name the origin of a form.
+func foreign(r *http.Request) bool {
+	if s := r.Header.Get("Sec-Fetch-Site"); s != "" {
+		return s != "same-origin" && s != "none"
+	}
+	o := r.Header.Get("Origin")
+	return o != "" && !strings.EqualFold(o, "https://"+r.Host)
+}
 
 // logout ends the session on every application of the site.
 func (l *Login) logout(w http.ResponseWriter, r *http.Request) {
-	if s := r.Header.Get("Sec-Fetch-Site"); s != "" && s != "same-origin" && s != "none" {
+	if foreign(r) {
 		l.deny(w, r, reason.RequestMalformed, "")
 		return
 	}
 	host, port := splitAuthority(r.Host)
+	to := url.URL{Scheme: "https", Host: l.cfg.Host, Path: Prefix + "leave"}
+	if port != "" {
+		to.Host += ":" + port
+	}
 	if c, err := r.Cookie(cookieSession); err == nil {
 		if s, why := l.openSession(forSession, host, c.Value); why == reason.OK {
 			l.audit(r, audit.Logout, s.user, s.id, reason.LoggedOut, "")
 			if l.cfg.Ended != nil {
 				l.cfg.Ended(s.id)
 			}
+			to.RawQuery = "t=" + l.sealer.seal(forLeave, l.cfg.Host, marshalState(farewell{s.user, l.cfg.Now().Add(codeLife).Unix()}))
 		}
 	}
 	http.SetCookie(w, clearCookie(cookieSession))
-	to := url.URL{Scheme: "https", Host: l.cfg.Host, Path: Prefix + "leave"}
-	if port != "" {
-		to.Host += ":" + port
-	}
 	http.Redirect(w, r, to.String(), http.StatusSeeOther)
 }
 
-// leave clears the login host's own session, then the provider's.
+// farewell says on the login host who has just signed out at an application.
+type farewell struct {
+	User   string `json:"u"`
+	Expiry int64  `json:"e"`
+}
+
+// leave clears the login host's own session, then the provider's. Who does not
+// come from a sign-out of his own is asked first.
 func (l *Login) leave(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	switch {
+	case r.Method == http.MethodPost && foreign(r):
+		l.deny(w, r, reason.RequestMalformed, "")
+		return
+	case q.Get("done") != "": // back from the provider
+		l.deny(w, r, reason.LoggedOut, "")
+		return
+	case r.Method != http.MethodPost && !l.mayLeave(r, q.Get("t")):
+		l.askLogout(w, r)
+		return
+	}
 	http.SetCookie(w, clearCookie(cookieSite))
-	if to := l.provider.logoutURL("https://" + r.Host + Prefix + "leave?done=1"); to != "" && r.URL.Query().Get("done") == "" {
+	if to := l.provider.logoutURL("https://" + r.Host + Prefix + "leave?done=1"); to != "" {
 		http.Redirect(w, r, to, http.StatusSeeOther)
 		return
 	}
 	l.deny(w, r, reason.LoggedOut, "")
+}
+
+// mayLeave reports whether token proves that the user of the site's session has
+// just signed out. A browser without one has nothing to lose.
+func (l *Login) mayLeave(r *http.Request, token string) bool {
+	c, err := r.Cookie(cookieSite)
+	if err != nil {
+		return true
+	}
+	s, why := l.openSession(forSite, l.cfg.Host, c.Value)
+	if why != reason.OK {
+		return true
+	}
+	var f farewell
+	b, err := l.sealer.open(forLeave, l.cfg.Host, token)
+	return err == nil && json.Unmarshal(b, &f) == nil && f.User == s.user && l.cfg.Now().Unix() < f.Expiry
 }
 
 func clearCookie(name string) *http.Cookie {

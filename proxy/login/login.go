@@ -36,6 +36,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
@@ -73,6 +74,7 @@ type Config struct {
 	Logger    *zap.Logger       `yaml:"-"` // default: none
 	Now       func() time.Time  `yaml:"-"` // default time.Now
 	Transport http.RoundTripper `yaml:"-"` // to the provider; default: one with CAFile
+	Previous  *Login            `yaml:"-"` // the one that this one replaces; which codes were used is taken over
 }
 
 // Validate returns every fault, each named by its YAML path.
@@ -85,7 +87,7 @@ func (c *Config) Validate() error {
 	}
 	need("login.host", c.Host)
 	need("login.client_id", c.ClientID)
-	if strings.ContainsAny(c.Host, "/:") {
+	if _, err := apps.CanonicalHost(c.Host); c.Host != "" && (err != nil || strings.ContainsAny(c.Host, "/:[")) {
 		errs = append(errs, fmt.Errorf("login.host: %q is no host name (leave out scheme and port)", c.Host))
 	}
 	if u, err := url.Parse(c.Issuer); err != nil || u.Host == "" || u.Scheme != "https" {
@@ -94,7 +96,7 @@ func (c *Config) Validate() error {
 	if c.Map != "" && c.Map != "control" && c.Map != "claim" {
 		errs = append(errs, fmt.Errorf("login.map: %q is neither control nor claim", c.Map))
 	}
-	if c.Lifetime < 0 || c.Lifetime > 30*24*time.Hour {
+	if c.Lifetime < 0 || c.Lifetime > MaxLifetime {
 		errs = append(errs, fmt.Errorf("login.lifetime: %v is not between 0 and 720h", c.Lifetime))
 	}
 	for acr, n := range c.Levels {
@@ -110,7 +112,7 @@ type Login struct {
 	cfg      Config
 	sealer   *Sealer
 	provider provider
-	codes    once
+	codes    *once // shared with the one before and after
 	mux      *http.ServeMux
 }
 
@@ -126,6 +128,9 @@ const (
 // neither see nor set them.
 const CookiePrefix = "__Host-yumen"
 
+// MaxLifetime bounds Config.Lifetime: no cookie of any gateway lives longer.
+const MaxLifetime = 30 * 24 * time.Hour
+
 const (
 	stateLife = 10 * time.Minute
 	codeLife  = 30 * time.Second
@@ -140,7 +145,7 @@ func New(cfg Config) (*Login, error) {
 	if cfg.Application == nil || cfg.Deny == nil || cfg.Map != "claim" && cfg.Resolve == nil {
 		return nil, errors.New("make login: Application, Deny and, unless map is claim, Resolve are required")
 	}
-	cfg.Host = strings.TrimSuffix(strings.ToLower(cfg.Host), ".")
+	cfg.Host, _ = apps.CanonicalHost(cfg.Host) // Validate has seen it
 	cfg.UserClaim = cmp.Or(cfg.UserClaim, "sub")
 	cfg.Lifetime = cmp.Or(cfg.Lifetime, 8*time.Hour)
 	if cfg.Now == nil {
@@ -152,7 +157,11 @@ func New(cfg Config) (*Login, error) {
 	if cfg.Audit == nil {
 		cfg.Audit = audit.Discard
 	}
-	l := &Login{cfg: cfg}
+	l := &Login{codes: &once{}}
+	if cfg.Previous != nil {
+		l.codes, cfg.Previous = cfg.Previous.codes, nil
+	}
+	l.cfg = cfg
 	var err error
 	if l.sealer, err = LoadSealer(cfg.CookieKeyFile); err != nil {
 		return nil, err
@@ -163,6 +172,10 @@ func New(cfg Config) (*Login, error) {
 	l.routes()
 	return l, nil
 }
+
+// Close gives back idle connections to the provider. Sign-ins in progress end
+// as they would.
+func (l *Login) Close() { l.provider.client.CloseIdleConnections() }
 
 // Host returns the canonical name of the login host.
 func (l *Login) Host() string { return l.cfg.Host }

@@ -86,6 +86,9 @@ func LoadSealer(file string) (*Sealer, error) {
 		}
 		keys = append(keys, k)
 	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("read cookie key %s: it is empty (remove it: a new one is made, and everybody signs in again)", file)
+	}
 	return NewSealer(keys...)
 }
 
@@ -97,6 +100,7 @@ const (
 	forSite    purpose = "site"    // the cookie of the login host
 	forState   purpose = "state"   // the cookie of a login in progress
 	forCode    purpose = "code"    // a hand-over code to an application's host
+	forLeave   purpose = "leave"   // a sign-out on its way to the login host
 )
 
 func additional(p purpose, host string) []byte {
