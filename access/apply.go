@@ -231,10 +231,18 @@ func (a *Access) endRevoked(revoke []Revocation, start time.Time) {
 	}
 }
 
+// endRevokedSession ends s if it is revoked. Who locks revokes, too: the reason
+// that a person and the audit are told is the lock.
 func (a *Access) endRevokedSession(s *Session, start time.Time) {
-	if why := a.revoked.check(s.id, s.subject.Load().Identity().UserID, s.issued()); why != reason.OK {
-		a.end(s, why, start)
+	subject := s.subject.Load()
+	why := a.revoked.check(s.id, subject.Identity().UserID, s.issued())
+	if why == reason.OK {
+		return
 	}
+	if over := a.state.Load().over; over != nil && over.deny(subject, App{}, start).Reason == reason.Locked {
+		why = reason.Locked
+	}
+	a.end(s, why, start)
 }
 
 // report raises the alerts of faults: one for each policy, one for all grants.

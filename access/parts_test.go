@@ -45,3 +45,30 @@ func TestWhatEndsASignInEndsItOnEveryDevice(t *testing.T) {
 		})
 	}
 }
+
+// A control center locks a user and revokes the sessions in one change: what
+// flows ends for the lock, and a revocation without a lock for itself.
+func TestGCR002_M57_ALockThatRevokesIsToldAsALock(t *testing.T) {
+	for name, c := range map[string]struct {
+		locks []policy.Lock
+		want  reason.Reason
+	}{
+		"locked":           {[]policy.Lock{{Kind: "user", ID: user1, Message: "lost"}}, reason.Locked},
+		"another locked":   {[]policy.Lock{{Kind: "user", ID: user2}}, reason.SessionRevoked},
+		"the lock is over": {[]policy.Lock{{Kind: "user", ID: user1, Until: time.Unix(1, 0)}}, reason.SessionRevoked},
+		"not locked":       {nil, reason.SessionRevoked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{}, func(w *world) {
+				s := w.attach(w.facts())
+				f := w.open(s, w.app)
+				time.Sleep(time.Second)
+				w.Narrow(Delta{Locks: c.locks, Revoke: []Revocation{{UserID: user1}}})
+				wantCut(t, f, c.want)
+				if s.Reason() != c.want {
+					t.Errorf("the session ended for %v, want %v", s.Reason(), c.want)
+				}
+			})
+		})
+	}
+}
