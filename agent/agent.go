@@ -92,12 +92,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.tamper != nil {
 		return a.altered(ctx, a.tamper)
 	}
-	if err := a.listen(); err != nil {
-		return fmt.Errorf("run agent: %w", err)
-	}
 	verbs, err := a.listenVerbs()
 	if err != nil {
-		a.closeFaces()
+		return fmt.Errorf("run agent: %w", err)
+	}
+	if err := a.listen(); err != nil {
+		verbs.Close()
 		return fmt.Errorf("run agent: %w", err)
 	}
 	page, err := a.listenPage()

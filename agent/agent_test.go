@@ -51,7 +51,7 @@ func TestASecondAgentIsRefusedAndLeavesTheFirstAlone(t *testing.T) {
 	r := newRig(t, nil).run()
 	r.wait("faces", func(s Status) bool { return len(s.Faces) > 0 })
 	second := newRig(t, func(c *Config) { c.Socket = r.a.cfg.Socket })
-	if err := second.a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another agent") {
+	if err := second.a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another process serves it") {
 		t.Errorf("got %v", err)
 	}
 	c := NewClient(r.a.cfg.Socket)

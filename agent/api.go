@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"runtime"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/yumen-zt/yumen/agent/localuser"
+	"github.com/yumen-zt/yumen/internal/adminsock"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -44,22 +43,9 @@ type Why struct {
 
 // listenVerbs opens the unix socket of the verbs, mode 0600.
 func (a *Agent) listenVerbs() (net.Listener, error) {
-	if c, err := net.DialTimeout("unix", a.cfg.Socket, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("listen on %s: another agent is running there", a.cfg.Socket)
-	}
-	if err := os.Remove(a.cfg.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove old socket: %w", err)
-	}
-	l, err := net.Listen("unix", a.cfg.Socket)
+	l, err := adminsock.Listen(a.cfg.Socket)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", a.cfg.Socket, err)
-	}
-	if runtime.GOOS != "windows" { // there the folder's access list protects it
-		if err := os.Chmod(a.cfg.Socket, 0o600); err != nil {
-			l.Close()
-			return nil, fmt.Errorf("protect %s: %w", a.cfg.Socket, err)
-		}
+		return nil, err
 	}
 	return &ownListener{l, func(c net.Conn) bool { return a.ownSocket(c) }}, nil
 }
