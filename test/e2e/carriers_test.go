@@ -1,0 +1,103 @@
+package e2e
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/control/model"
+	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/test/testbed"
+)
+
+// notYet are the kinds of carriers that are named and not built. A kind that is
+// built leaves this list, or TestGCR002_M57_EveryCarrier fails.
+var notYet = map[access.Kind]bool{access.H3: true, access.Packet: true}
+
+// newcomer is a user with a browser and an agent of its own, both signed in.
+func (w *world) newcomer(t testing.TB, name string, until time.Time) (*testbed.User, *testbed.Browser, *testbed.Agent) {
+	t.Helper()
+	u := w.NewUser(name)
+	w.Grant(u, "browser", until, webID)
+	w.Grant(u, "any", until, echoID, udpID)
+	a := w.NewAgent(t, name)
+	a.SignIn(u)
+	return u, w.signedIn(t, u, true, "web"), a
+}
+
+// Every kind of carrier through a real socket: what is revoked ends, what
+// expires ends though no control center says so, and what flowed is counted.
+func TestGCR002_M57_EveryCarrier(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		world   func(testing.TB) *world
+		expires bool
+		want    []reason.Reason
+	}{
+		{"revoked", worlds[false], false, []reason.Reason{reason.Locked}},
+		{"expired", func(t testing.TB) *world { return newWorld(t, nil, false) }, true, []reason.Reason{reason.GrantExpired, reason.TokenExpired, reason.RenewalMissed}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := c.world(t)
+			var until time.Time
+			if c.expires {
+				until = time.Now().Add(18 * time.Second).Truncate(time.Second)
+			}
+			u, b, a := w.newcomer(t, "carrier"+c.name, until)
+			o := openAll(t, w, b, a)
+			end := until
+			if c.expires {
+				w.Control.Kill() // the gateway alone has to know
+				if left := time.Until(until.Add(-model.EarlyEnd)); left < 0 {
+					t.Fatalf("the control center was ended %v too late: the machine is too slow for this test", -left)
+				}
+			} else {
+				locked := w.Lock(u, "the desk knows why")
+				end = time.Now()
+				if len(locked.Gateways) != 1 || !locked.Gateways[0].Applied {
+					t.Errorf("the gateway has not confirmed: %+v", locked)
+				}
+			}
+			o.ends(time.Until(end) + 20*time.Second)
+			driven := map[access.Kind]int{}
+			kinds := map[string]access.Kind{}
+			for _, k := range access.Kinds() {
+				kinds[k.String()] = k
+			}
+			for _, r := range o.endRecords(u) {
+				kind, known := kinds[r.Carrier]
+				if !known {
+					t.Errorf("audit names the carrier %q", r.Carrier)
+					continue
+				}
+				driven[kind]++
+				if !slices.Contains(c.want, r.Code) {
+					t.Errorf("%s %s ended for %s, want one of %v", r.Carrier, r.Path, r.Result, c.want)
+				}
+				if r.BytesOut == 0 || r.Duration <= 0 || (kind == access.TCP || kind == access.UDP || kind == access.WebSocket) && r.BytesIn == 0 {
+					t.Errorf("%s: %d bytes in, %d out in %v", r.Carrier, r.BytesIn, r.BytesOut, r.Duration)
+				}
+				if d := r.Time.Sub(end); d > 2*time.Second || c.expires && d < 0 {
+					t.Errorf("%s %s ended %v after its right", r.Carrier, r.Path, d)
+				}
+				t.Logf("%-9s %s, %v after the end of the right, %d bytes in, %d out", r.Carrier, r.Result, r.Time.Sub(end).Round(time.Millisecond), r.BytesIn, r.BytesOut)
+			}
+			for _, f := range o.all {
+				if f.err == nil {
+					t.Errorf("%s: the client saw a good end", f.name)
+				}
+			}
+			for _, k := range access.Kinds() {
+				switch {
+				case driven[k] == 0 && !notYet[k]:
+					t.Errorf("carrier %s was not driven: drive it in openAll, or list it as not yet built", k)
+				case driven[k] > 0 && notYet[k]:
+					t.Errorf("carrier %s is built: it is not to be listed as not yet built", k)
+				}
+			}
+		})
+	}
+}
