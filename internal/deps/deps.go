@@ -20,6 +20,7 @@ import (
 	_ "github.com/prometheus/client_golang/prometheus/testutil"
 	_ "github.com/rogpeppe/go-internal/testscript"
 	_ "github.com/spf13/cobra"
+	_ "github.com/tjfoc/gmsm/gmtls"
 	_ "github.com/zitadel/oidc/v3/pkg/oidc"
 	_ "github.com/zitadel/oidc/v3/pkg/op"
 	_ "go.etcd.io/bbolt"
