@@ -1,6 +1,7 @@
 package alert
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -75,5 +76,32 @@ func TestGCR002_M69_DampedButNeverSilent(t *testing.T) {
 	d.Flush()
 	if len(d.seen) != 0 {
 		t.Errorf("%d quiet keys are still held", len(d.seen))
+	}
+}
+
+// A flood from ever new addresses must not drown what else is raised.
+func TestGCR002_M69_AFloodOfNewKeysIsDamped(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	var got []Alert
+	d := NewDamper(Func(func(a Alert) { got = append(got, a) }), time.Minute, func() time.Time { return now })
+	const flood = 3 * maxDampKeys
+	for i := range flood {
+		d.Raise(Alert{Code: ConnectionFlood, Remote: fmt.Sprint(i)})
+	}
+	if len(got) > maxDampKeys+1 {
+		t.Errorf("%d alerts passed at once, want at most %d", len(got), maxDampKeys+1)
+	}
+	d.Raise(Alert{Code: TokenMisuse, DeviceID: "DEV00000001"})
+	if last := got[len(got)-1]; last.Code != TokenMisuse {
+		t.Errorf("another code was held back: the last is %s", last.Code)
+	}
+	now = now.Add(time.Minute)
+	d.Flush()
+	total := 0
+	for _, a := range got {
+		total += 1 + a.Repeats
+	}
+	if total != flood+1 {
+		t.Errorf("the alerts stand for %d, want %d", total, flood+1)
 	}
 }

@@ -15,7 +15,7 @@ type Damper struct {
 	now      func() time.Time
 
 	mu   sync.Mutex
-	seen map[dampKey]*dampState // guarded by mu; at most maxDampKeys
+	seen map[dampKey]*dampState // guarded by mu; at most maxDampKeys, and one more for each code
 }
 
 type dampKey struct{ code, user, device, app, remote string }
@@ -53,13 +53,18 @@ func (d *Damper) Raise(a Alert) {
 		d.mu.Unlock()
 		return
 	}
-	if !ok {
-		if len(d.seen) >= maxDampKeys {
-			// A flood of new keys must not be a way to be silent: pass it on undamped.
+	if !ok && len(d.seen) >= maxDampKeys {
+		// A flood of new keys is neither a way to be silent nor one to drown the
+		// rest: from here on one subject stands for all the others of its code.
+		k = dampKey{code: string(a.Code), remote: "others"}
+		if s, ok = d.seen[k]; ok && now.Sub(s.last) < d.interval {
+			s.held++
+			s.tail = a
 			d.mu.Unlock()
-			d.next.Raise(a)
 			return
 		}
+	}
+	if !ok {
 		s = &dampState{}
 		d.seen[k] = s
 	}
