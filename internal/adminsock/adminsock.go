@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -58,7 +59,7 @@ type uidKey struct{}
 // asks.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		Handler: own(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, uidKey{}, peerUID(c))
 		},
@@ -84,13 +85,29 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	return err
 }
 
+// own lets in whom the file's mode lets in: the role's user and root. Between
+// its making and its mode a socket may be open to others for a moment.
+func own(h http.Handler) http.Handler {
+	us := strconv.Itoa(os.Geteuid())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u := UID(r); u != us && u != "0" && u != unknown {
+			Refuse(w, http.StatusForbidden, fmt.Errorf("the socket is for user id %s and root, you are %s (use sudo)", us, u))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// unknown is the user id where the system does not say.
+const unknown = "unknown"
+
 // UID returns the user id of the process that sent r, or "unknown" where the
 // system does not say.
 func UID(r *http.Request) string {
 	if s, ok := r.Context().Value(uidKey{}).(string); ok {
 		return s
 	}
-	return "unknown"
+	return unknown
 }
 
 // Reply sends v as JSON.
@@ -126,13 +143,17 @@ type Client struct {
 	http *http.Client
 }
 
+// answerTimeout is how long a role may take to begin its answer; the longest
+// verb waits half a minute for gateways.
+const answerTimeout = time.Minute
+
 // NewClient returns a client of the socket at path.
 func NewClient(path string) *Client {
 	return &Client{path, &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", path)
 		},
-		DisableKeepAlives: true,
+		DisableKeepAlives: true, ResponseHeaderTimeout: answerTimeout,
 	}}}
 }
 

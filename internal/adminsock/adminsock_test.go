@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -64,5 +65,17 @@ func TestCallsCarryTheCallersUIDAndTheRolesWords(t *testing.T) {
 	}
 	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "is no socket") {
 		t.Errorf("over a file: %v", err)
+	}
+}
+
+func TestOnlyTheRolesUserAndRootMayAsk(t *testing.T) {
+	h := own(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { Reply(w, "in") }))
+	for uid, want := range map[string]int{"0": 200, strconv.Itoa(os.Geteuid()): 200, "unknown": 200, "65533": 403} {
+		r := httptest.NewRequest("GET", "/", nil)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), uidKey{}, uid)))
+		if w.Code != want {
+			t.Errorf("user id %s: %d, want %d", uid, w.Code, want)
+		}
 	}
 }

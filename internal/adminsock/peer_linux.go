@@ -11,20 +11,20 @@ import (
 func peerUID(c net.Conn) string {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return "unknown"
+		return unknown
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return "unknown"
+		return unknown
 	}
-	uid := "unknown"
+	uid := unknown
 	err = raw.Control(func(fd uintptr) {
 		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
 			uid = strconv.FormatUint(uint64(cred.Uid), 10)
 		}
 	})
 	if err != nil {
-		return "unknown"
+		return unknown
 	}
 	return uid
 }

@@ -5,4 +5,4 @@ package adminsock
 import "net"
 
 // peerUID is not known here.
-func peerUID(net.Conn) string { return "unknown" }
+func peerUID(net.Conn) string { return unknown }
