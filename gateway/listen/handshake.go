@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -25,8 +26,8 @@ import (
 // greet runs steps 2 and 3 on a goroutine of its own, whose grown stack goes
 // with it: the handler starts on a fresh one.
 func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, pend *pending, release func()) {
-	conn, err := p.handshake(tcp, remote)
-	if live := p.half.done(pend); !live && err == nil {
+	conn, err := p.safely(tcp, remote)
+	if !p.half.done(pend) { // whatever the handshake made of the closed socket
 		err = fault(reason.HandshakeLimit, "pushed out by newer connections")
 	}
 	if err != nil {
@@ -41,8 +42,28 @@ func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, pend *pending, rel
 	p.metrics.handshake(conn.Protocol, reason.OK)
 	go func() { // step 4
 		defer release()
+		defer p.contain(tcp, remote, "handler of "+conn.ALPN)
 		h(p.handlers, conn)
 	}()
+}
+
+// contain keeps a panic inside its connection (R22).
+func (p *Port) contain(tcp *net.TCPConn, remote netip.AddrPort, part string) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	reset(tcp)
+	p.cfg.Logger.Error("connection panicked", zap.String("part", part), zap.Any("error", v), zap.Stringer("remote_addr", remote),
+		zap.Stringer("reason", reason.InternalError), zap.ByteString("stack", debug.Stack()))
+	p.cfg.Alerts.Raise(alert.Alert{Code: alert.InternalFault, Reason: reason.InternalError, Detail: part})
+}
+
+// safely is handshake that turns a panic into an error.
+func (p *Port) safely(tcp *net.TCPConn, remote netip.AddrPort) (c *Conn, err error) {
+	err = fault(reason.InternalError, "panic")
+	defer p.contain(tcp, remote, "handshake")
+	return p.handshake(tcp, remote)
 }
 
 // handshake peeks the hello, chooses the face and handshakes. On an error after

@@ -68,6 +68,28 @@ type Limits struct {
 	Handshake            time.Duration `yaml:"handshake_timeout"`      // after the ClientHello; default 10s
 }
 
+// Validate returns every fault, each named by its YAML path.
+func (l Limits) Validate() error {
+	var errs []error
+	for _, f := range []struct {
+		path string
+		n    int64
+		most int64
+	}{
+		{"connections", int64(l.Connections), 10_000_000},
+		{"connections_per_source", int64(l.ConnectionsPerSource), 10_000_000},
+		{"half_open", int64(l.HalfOpen), 10_000_000},
+		{"half_open_per_source", int64(l.HalfOpenPerSource), 10_000_000},
+		{"hello_timeout", int64(l.Hello), int64(time.Minute)},
+		{"handshake_timeout", int64(l.Handshake), int64(time.Minute)},
+	} {
+		if f.n < 0 || f.n > f.most {
+			errs = append(errs, fmt.Errorf("%s: out of range", f.path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (l Limits) withDefaults() Limits {
 	l.Connections = cmp.Or(l.Connections, 50000)
 	l.ConnectionsPerSource = cmp.Or(l.ConnectionsPerSource, 2000)
@@ -95,6 +117,9 @@ type Port struct {
 func New(cfg Config) (*Port, error) {
 	if cfg.Handlers[HTTP1] == nil || cfg.Faces == nil {
 		return nil, errors.New("make port: a handler for http/1.1 and the faces are required")
+	}
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, fmt.Errorf("make port: limits.%w", err)
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
 	cfg.Drain = cmp.Or(cfg.Drain, 30*time.Second)
