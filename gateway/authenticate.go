@@ -14,8 +14,15 @@ type authenticator struct{ g *Gateway }
 
 // Authenticate returns the facts of the subject of x.
 func (a authenticator) Authenticate(x *proxy.Exchange) (policy.Facts, reason.Reason) {
+	s := a.g.site.Load()
+	if x.Conn.Peer == nil && s.demands(x.Host) {
+		// From before a reload, when nobody asked for a certificate here. The
+		// client comes back on another connection (RFC 9110 §15.5.20).
+		x.Stream.CloseAfter()
+		return policy.Facts{}, reason.HostMismatch
+	}
 	certificate, byCertificate := proxy.ClientCertificate{}.Authenticate(x)
-	l := a.g.site.Load().login
+	l := s.login
 	if l == nil {
 		return certificate, byCertificate
 	}
@@ -30,6 +37,9 @@ func (a authenticator) Authenticate(x *proxy.Exchange) (policy.Facts, reason.Rea
 		id, err := certid.Of(x.Conn.Peer)
 		if err != nil || id.Device == "" {
 			return f, reason.DeviceUnknown // a certificate that names no device is worse than none
+		}
+		if byCertificate == reason.OK && certificate.UserID != f.UserID || byCertificate == reason.ClientCertBad {
+			return f, reason.UserMismatch // the two proofs name different people
 		}
 		f.DeviceID, f.AgentID, f.Browser = id.Device, id.Agent, false
 		f.SessionID += "/" + id.Device // the same sign-in on another device is another session

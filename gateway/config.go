@@ -5,9 +5,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,8 +123,15 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("read gateway configuration: %w", err)
 	}
 	c := &Config{}
-	if err := yaml.NewDecoder(bytes.NewReader(raw), yaml.Strict()).Decode(c); err != nil {
+	d := yaml.NewDecoder(bytes.NewReader(raw), yaml.Strict())
+	switch err := d.Decode(c); {
+	case errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("read gateway configuration %s: it is empty", path)
+	case err != nil:
 		return nil, fmt.Errorf("read gateway configuration %s: %w", path, err)
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read gateway configuration %s: a second document follows (remove the --- line)", path)
 	}
 	if c.dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("read gateway configuration: %w", err)
@@ -184,10 +194,18 @@ func (c *Config) Validate() error {
 		}
 	}
 	for i, a := range c.Listen {
-		if _, _, err := net.SplitHostPort(a); err != nil {
+		if !isAddress(a) {
 			fault(fmt.Sprintf("listen[%d]", i), "%q is no address such as :8443 or [::1]:8443", a)
 		}
 	}
+	lines := func(prefix string, err error) { // of an errors.Join whose lines begin with a path
+		if err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				errs = append(errs, errors.New("  "+prefix+line))
+			}
+		}
+	}
+	lines("limits.", c.Limits.Validate())
 	for i, f := range c.Certificates {
 		if f.CertFile == "" || f.KeyFile == "" {
 			fault(fmt.Sprintf("certificates[%d]", i), "cert_file and key_file go together")
@@ -198,31 +216,35 @@ func (c *Config) Validate() error {
 		fault("control", "missing (give control.url, or lists.grants and lists.policies)")
 	case c.Control != nil && c.Lists != nil:
 		fault("lists", "cannot stand beside control (one of them decides)")
-	case c.Control != nil && c.Control.URL == "":
-		fault("control.url", "missing")
+	case c.Control != nil:
+		if u, err := url.Parse(c.Control.URL); err != nil || u.Scheme != "https" || u.Host == "" {
+			fault("control.url", "%q is no https URL such as https://control.example:8444", c.Control.URL)
+		}
+		if a := c.Control.Address; a != "" && !isAddress(a) {
+			fault("control.address", "%q is no address such as 10.0.0.1:8444", a)
+		}
 	case c.Lists != nil && (c.Lists.Grants == "" || c.Lists.Policies == ""):
 		fault("lists", "grants and policies are both needed")
 	}
 	if c.Login != nil {
-		if err := c.Login.Validate(); err != nil {
-			errs = append(errs, err)
-		}
+		lines("", c.Login.Validate())
 		if c.Control == nil && c.Login.Map != "claim" {
 			fault("login.map", "without a control center nobody maps identities (set map: claim)")
 		}
 	}
-	if c.AppLink != nil && c.AppLink.Host == "" {
-		fault("app_link.host", "missing")
-	}
 	reg := apps.Config{Apps: c.Apps, ConnectTimeout: c.ConnectTimeout}
-	errs = append(errs, reg.Validate(), c.Proxy.Validate())
+	lines("", reg.Validate())
+	c.ownHosts(fault)
+	lines("proxy.", c.Proxy.Validate())
 	if err := c.Tunnel.Validate(); err != nil {
 		fault("tunnel", "%w", err)
 	}
-	for i, p := range c.ceiling() {
-		if _, err := policy.Check(p.PolicyType, p.PolicyData); err != nil {
-			fault(fmt.Sprintf("ceiling (policy %d)", i), "%w", err)
-		}
+	c.ceilingFaults(fault)
+	if c.Audit.MaxBytes < 0 {
+		fault("audit.max_bytes", "negative")
+	}
+	if c.Audit.Keep < 0 {
+		fault("audit.keep", "negative")
 	}
 	if a := c.Metrics.Listen; a != "off" {
 		host, _, err := net.SplitHostPort(a)
@@ -234,6 +256,77 @@ func (c *Config) Validate() error {
 		fault("log.level", "%q is none of debug, info, warn, error", c.Log.Level)
 	}
 	return errors.Join(errs...)
+}
+
+// ownHosts wants the gateway's own hosts apart from each other and from those
+// of applications: what is served there would hide the application.
+func (c *Config) ownHosts(fault func(path, format string, args ...any)) {
+	owner := map[string]string{}
+	for i := range c.Apps {
+		for k, h := range c.Apps[i].Hosts {
+			if h, err := apps.CanonicalHost(h); err == nil {
+				owner[h] = fmt.Sprintf("apps[%d].hosts[%d]", i, k)
+			}
+		}
+	}
+	own := func(path, name string) {
+		h, err := apps.CanonicalHost(name)
+		switch {
+		case name == "":
+			fault(path, "missing")
+		case err != nil || strings.ContainsAny(name, ":/["):
+			fault(path, "%q is no host name (leave out scheme and port)", name)
+		case owner[h] != "":
+			fault(path, "%q is also %s (give it a name of its own)", name, owner[h])
+		default:
+			owner[h] = path
+		}
+	}
+	if c.Login != nil {
+		if h, err := apps.CanonicalHost(c.Login.Host); err == nil { // else Login.Validate says so
+			own("login.host", h)
+		}
+	}
+	if c.AppLink != nil {
+		own("app_link.host", c.AppLink.Host)
+	}
+}
+
+// ceilingFaults wants local policies that can be read and a scope that exists:
+// a misspelt application would leave the real one without its ceiling.
+func (c *Config) ceilingFaults(fault func(path, format string, args ...any)) {
+	for i, p := range c.Ceiling {
+		at := fmt.Sprintf("ceiling[%d]", i)
+		if p.Type == "bind" {
+			fault(at+".type", "a ceiling says where it holds by scope")
+			continue
+		}
+		if _, err := policy.Check(p.Type, p.Data); err != nil {
+			fault(at, "%w", err)
+		}
+		if p.Scope == "" {
+			continue
+		}
+		if _, err := policy.Check("bind", fmt.Sprintf("LOCAL%06d %s", i+1, p.Scope)); err != nil {
+			fault(at+".scope", "%w", err)
+			continue
+		}
+		for item := range strings.SplitSeq(p.Scope, ",") {
+			app := item[strings.LastIndexByte(item, '/')+1:]
+			if app != "*" && !slices.ContainsFunc(c.Apps, func(a apps.AppConfig) bool { return a.ID == app }) {
+				fault(at+".scope", "%q: no application of apps has the id %q", p.Scope, app)
+			}
+		}
+	}
+}
+
+func isAddress(a string) bool {
+	_, port, err := net.SplitHostPort(a)
+	if err != nil {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err == nil
 }
 
 // ceiling returns the local policies as rows of Table 9.

@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,16 +47,18 @@ import (
 
 // Gateway is one enforcement point. Make it with [New], start it with Run.
 type Gateway struct {
-	path string // of the configuration file
-	log  *zap.Logger
-	now  func() time.Time
+	path  string // of the configuration file
+	log   *zap.Logger
+	level zap.AtomicLevel // of log, when it is the gateway's own
+	now   func() time.Time
 
 	id, device string
-	keys       *keystore.Store
+	keys       *keystore.Store // as they were at the start; those of a reload are the site's
 	registry   *prometheus.Registry
 	alerts     *alerts
 	audit      *audit.File
 	access     *access.Access
+	revoked    *revoked
 	lists      *lists
 	link       *ctlclient.Gateway // nil: lists come from files
 	proxy      *proxy.Proxy
@@ -81,19 +84,22 @@ type Options struct {
 // New builds the gateway from the file at path, opens its sockets and verifies
 // its stored lists. Nothing is served before [Gateway.Run]; after an error
 // nothing is left open.
-func New(ctx context.Context, path string, o Options) (g *Gateway, err error) {
+func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 	cfg, err := Load(path)
 	if err != nil {
 		return nil, err
 	}
-	g = &Gateway{path: path, log: o.Logger, now: o.Now, registry: prometheus.NewRegistry()}
+	g := &Gateway{path: path, log: o.Logger, now: o.Now, registry: prometheus.NewRegistry(), level: zap.NewAtomicLevel()}
 	if g.now == nil {
 		g.now = time.Now
 	}
 	if g.log == nil {
-		if g.log, err = newLogger(cfg.Log.Level); err != nil {
+		if g.log, err = newLogger(g.level); err != nil {
 			return nil, err
 		}
+	}
+	if err := g.setLevel(cfg); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -101,8 +107,8 @@ func New(ctx context.Context, path string, o Options) (g *Gateway, err error) {
 		}
 	}()
 	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state folder: %w", err)
+	if err := stateFolder(cfg.StateDir); err != nil {
+		return nil, err
 	}
 	if err := g.identify(cfg); err != nil {
 		return nil, err
@@ -114,8 +120,11 @@ func New(ctx context.Context, path string, o Options) (g *Gateway, err error) {
 		return nil, err
 	}
 	g.access = access.New(access.Config{
-		GatewayID: g.id, Audit: g.audit, Alerts: g.alerts, Logger: g.log, Registerer: g.registry, Now: g.now,
+		GatewayID: g.id, Audit: g.audit, Alerts: g.alerts, Logger: g.log, Registerer: g.registry, Now: g.now, RevokeFor: revokeFor,
 	})
+	if err := g.recall(cfg.StateDir); err != nil {
+		return nil, err
+	}
 	g.lists = &lists{g: g}
 	if err := g.build(ctx, cfg); err != nil {
 		return nil, err
@@ -124,30 +133,57 @@ func New(ctx context.Context, path string, o Options) (g *Gateway, err error) {
 }
 
 // identify opens the keys and takes the gateway's identifiers from its
-// certificate. An identifier in the file must be the same.
+// certificate.
 func (g *Gateway) identify(cfg *Config) error {
+	keys, id, err := openKeys(cfg)
+	if err != nil {
+		return err
+	}
+	g.keys, g.id, g.device = keys, id.Gateway, id.Device
+	return nil
+}
+
+// openKeys reads the key folder anew, so that renewed keys and certificates
+// are seen. An identifier in the file must be the certificate's.
+func openKeys(cfg *Config) (*keystore.Store, certid.Identity, error) {
+	var id certid.Identity
 	pass, err := keystore.ReadPassphrase(cfg.Keys.PassphraseFile)
 	if err != nil {
-		return err
+		return nil, id, err
 	}
-	if g.keys, err = keystore.Open(cfg.Keys.Dir, pass); err != nil {
-		return err
-	}
-	chain, err := g.keys.Chain(keystore.TLS)
+	keys, err := keystore.Open(cfg.Keys.Dir, pass)
 	if err != nil {
-		return fmt.Errorf("%w (run yumen enroll CODE --dir %s first)", err, cfg.dir)
+		return nil, id, err
 	}
-	id, err := certid.OfSM(chain[0])
+	chain, err := keys.Chain(keystore.TLS)
 	if err != nil {
-		return err
+		return nil, id, fmt.Errorf("%w (run yumen enroll CODE --dir %s first)", err, cfg.dir)
+	}
+	if id, err = certid.OfSM(chain[0]); err != nil {
+		return nil, id, err
 	}
 	if id.Gateway == "" || id.Device == "" {
-		return fmt.Errorf("read certificate %s: it is not a gateway's", cfg.Keys.Dir)
+		return nil, id, fmt.Errorf("read certificate %s: it is not a gateway's (enrol with a gateway's code)", filepath.Join(cfg.Keys.Dir, keystore.TLS+".crt"))
 	}
 	if cfg.ID != "" && cfg.ID != id.Gateway || cfg.DeviceID != "" && cfg.DeviceID != id.Device {
-		return fmt.Errorf("id %q and device %q in the file, %q and %q in the certificate (remove them from the file, or enrol again)", cfg.ID, cfg.DeviceID, id.Gateway, id.Device)
+		return nil, id, fmt.Errorf("id %q and device %q in the file, %q and %q in the certificate (remove them from the file, or enrol again)", cfg.ID, cfg.DeviceID, id.Gateway, id.Device)
 	}
-	g.id, g.device = id.Gateway, id.Device
+	return keys, id, nil
+}
+
+// stateFolder makes dir, and refuses one that others may write to: what is in it
+// decides who gets in.
+func stateFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("state_dir: mode %v of %s lets others write to it (chmod 700 it)", fi.Mode().Perm(), dir)
+	}
 	return nil
 }
 
@@ -184,7 +220,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	}
 	g.lists.site(s)
 	if cfg.Control == nil {
-		return g.lists.fromFiles(ctx, cfg.Lists)
+		return g.lists.fromFiles(ctx, s.keys, cfg.Lists)
 	}
 	return g.connect(cfg)
 }
@@ -264,6 +300,9 @@ func (g *Gateway) close() {
 	if g.link != nil {
 		g.link.Close()
 	}
+	if g.revoked != nil {
+		_ = g.revoked.close() // as below
+	}
 	if g.audit != nil {
 		_ = g.audit.Close() // what was written is kept; the error that made us close is the one to tell
 	}
@@ -310,6 +349,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	part(&behind, "access", g.access.Run, back)
 	part(&behind, "alerts", g.alerts.run, back)
+	part(&behind, "revocations", g.syncRevoked, back)
+	part(&behind, "certificates", g.watchCertificates, back)
 	if g.link != nil {
 		part(&behind, "control link", g.link.Run, back)
 	}
@@ -332,18 +373,27 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.link != nil {
 		g.link.Close()
 	}
-	return errors.Join(err, g.audit.Close())
+	if l := g.site.Load().login; l != nil {
+		l.Close()
+	}
+	return errors.Join(err, g.revoked.close(), g.audit.Close())
 }
 
 func parseLevel(s string) (zapcore.Level, error) { return zapcore.ParseLevel(cmp.Or(s, "info")) }
 
-func newLogger(level string) (*zap.Logger, error) {
-	l, err := parseLevel(level)
-	if err != nil {
-		return nil, err
+// setLevel puts the file's level in force. A logger of the caller's keeps its
+// own.
+func (g *Gateway) setLevel(cfg *Config) error {
+	l, err := parseLevel(cfg.Log.Level)
+	if err == nil {
+		g.level.SetLevel(l)
 	}
+	return err
+}
+
+func newLogger(level zap.AtomicLevel) (*zap.Logger, error) {
 	c := zap.NewProductionConfig()
-	c.Level = zap.NewAtomicLevelAt(l)
+	c.Level = level
 	c.Sampling = nil // every line is one that somebody may need
 	c.EncoderConfig.TimeKey = "time"
 	c.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder

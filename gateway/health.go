@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
 
 // Health is the gateway's answer to "may traffic come here?".
@@ -31,7 +32,7 @@ const staleAfter = 2 * time.Minute
 func (g *Gateway) Health() Health {
 	stats := g.access.Stats()
 	now := g.now()
-	if stats.Version == 0 || !stats.NotAfter.IsZero() && now.After(stats.NotAfter) {
+	if g.access.Snapshot().NoList() || !stats.NotAfter.IsZero() && now.After(stats.NotAfter) {
 		return Live
 	}
 	if g.link != nil {
@@ -42,6 +43,8 @@ func (g *Gateway) Health() Health {
 	}
 	return Ready
 }
+
+const metricsConnections = 32
 
 // serveMetrics serves /metrics and /healthz on a loopback address.
 func (g *Gateway) serveMetrics(ctx context.Context, ln net.Listener) error {
@@ -58,7 +61,8 @@ func (g *Gateway) serveMetrics(ctx context.Context, ln net.Listener) error {
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
-	if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	// Every process of the host may connect; it must not use up our descriptors.
+	if err := s.Serve(netutil.LimitListener(ln, metricsConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

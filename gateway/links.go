@@ -46,7 +46,11 @@ func (g *Gateway) handlers(cfg *Config) ([]proxy.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(all, proxy.Handler{Host: cfg.AppLink.Host, Prefix: "/", Handler: g.appLink}), nil
+	host, err := apps.CanonicalHost(cfg.AppLink.Host)
+	if err != nil {
+		return nil, fmt.Errorf("app_link.host: %w", err)
+	}
+	return append(all, proxy.Handler{Host: host, Prefix: "/", Handler: g.appLink}), nil
 }
 
 func peerOf(r *http.Request) *x509.Certificate {
@@ -81,7 +85,9 @@ func (g *Gateway) resolve(ctx context.Context, issuer, subject string) (string, 
 // loggedOut ends a session everywhere: its id opens nothing any more, and what
 // flows in it, on whatever device, is cut.
 func (g *Gateway) loggedOut(sessionID string) {
-	g.access.Narrow(access.Delta{Revoke: []access.Revocation{{SessionID: sessionID}}})
+	revoke := []access.Revocation{{SessionID: sessionID}}
+	g.access.Narrow(access.Delta{Revoke: revoke})
+	g.remember(revoke)
 }
 
 // denyPage is the refusal page of the sign-in, in both languages, and JSON for

@@ -30,7 +30,7 @@ type lists struct {
 	mu       sync.Mutex // one list at a time
 	grants   time.Time  // notAfter; guarded by mu
 	policies time.Time  // notAfter; guarded by mu
-	seen     seenFiles  // guarded by mu
+	seen     seenFiles  // of list files; written by New, later under Gateway.reload
 }
 
 // notAfter is the end of the older list; the caller holds mu.
@@ -41,8 +41,12 @@ func (l *lists) notAfter() time.Time {
 	return l.policies
 }
 
-// site puts the applications and the ceiling of a configuration in force.
+// site puts the applications and the ceiling of a configuration in force. It
+// waits for a list that is being built: that one was begun with the old
+// applications and would bring them back.
 func (l *lists) site(s *site) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	// Without a store nothing can fail; bad rows were refused with the file.
 	_, _ = l.g.access.Change(func(b *policy.Builder) {
 		b.SetApps(s.policyApps())
@@ -50,18 +54,23 @@ func (l *lists) site(s *site) {
 	}, nil)
 }
 
-// Grants puts a whole access grant list in force (Tables 6 and 7).
+// Grants puts a whole access grant list in force (Tables 6 and 7). Before the
+// first policies nothing is granted: without them it would be too much.
 func (l *lists) Grants(_ context.Context, g *ctlclient.Grants) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	old := l.grants
 	l.grants = g.NotAfter
 	b := l.g.access.Builder()
-	b.SetNoList(false)
+	b.SetNoList(l.policies.IsZero())
 	b.SetVersion(g.Version)
 	b.SetNotAfter(l.notAfter())
 	b.Grow(len(g.Rows))
 	b.AddPage(rows(g.Rows))
 	faults, err := l.g.access.ApplyPages(b, g.Store)
+	if err != nil {
+		l.grants = old // the old rows stay, and so does their end
+	}
 	l.record("grants", g.Version, len(g.Faults)+len(faults), err)
 	return err
 }
@@ -70,6 +79,7 @@ func (l *lists) Grants(_ context.Context, g *ctlclient.Grants) error {
 func (l *lists) Policies(_ context.Context, p *ctlclient.Policies) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	old := l.policies
 	l.policies = p.NotAfter
 	bad := make([]policy.BadRow, 0, len(p.BadRows))
 	for i, r := range p.BadRows {
@@ -83,7 +93,11 @@ func (l *lists) Policies(_ context.Context, p *ctlclient.Policies) error {
 		b.SetPolicies(p.Rows, bad, p.Version)
 		b.SetLocks(locks(p.Locks))
 		b.SetNotAfter(l.notAfter())
+		b.SetNoList(l.grants.IsZero())
 	}, p.Store)
+	if err != nil {
+		l.policies = old
+	}
 	l.record("policies", p.Version, len(faults), err)
 	return err
 }
@@ -93,8 +107,9 @@ func (l *lists) Delta(_ context.Context, d *ctlclient.Delta) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change := access.Delta{
-		From: d.From, To: d.To, Remove: pairs(d.Remove), Grants: rows(d.Rows), Locks: locks(d.Locks), Revoke: revocations(d.Revoke),
+		From: d.From, To: d.To, Remove: pairs(d.Remove), Grants: rows(d.Rows), Locks: locks(d.Locks), Revoke: revocations(d.Revoke, l.g.now()),
 	}
+	defer l.g.remember(change.Revoke) // after it is in force
 	for _, u := range d.Unlocks {
 		change.Unlocks = append(change.Unlocks, policy.Lock{Kind: u.Kind, ID: u.ID})
 	}
@@ -155,14 +170,14 @@ func locks(in []wire.LockRow) []policy.Lock {
 
 // revocations turns rows into revocations. A time that cannot be read is now:
 // every session that there is.
-func revocations(in []wire.Revocation) []access.Revocation {
+func revocations(in []wire.Revocation, now time.Time) []access.Revocation {
 	var out []access.Revocation
 	for _, r := range in {
 		v := access.Revocation{SessionID: r.SessionID, UserID: r.UserID}
 		if r.UserID != "" {
 			t, err := wire.ParseTime(r.IssuedBefore)
 			if err != nil {
-				t = time.Now()
+				t = now
 			}
 			v.IssuedBefore = t
 		}
@@ -180,44 +195,52 @@ type seenFiles struct {
 func (l *lists) seenPath(state string) string { return filepath.Join(state, "list-files.json") }
 
 // fromFiles reads, verifies and applies the signed list files: the lists of a
-// gateway without a control center. Policies come first: grants without them
-// would be too much.
-func (l *lists) fromFiles(ctx context.Context, f *ListsConfig) error {
-	state := l.g.site.Load().cfg.StateDir
-	raw, err := os.ReadFile(l.seenPath(state))
+// gateway without a control center. Both are verified before one is applied.
+// Policies come first, and the version of each is stored between what it takes
+// away and what it gives.
+func (l *lists) fromFiles(ctx context.Context, keys *keystore.Store, f *ListsConfig) error {
+	path := l.seenPath(l.g.site.Load().cfg.StateDir)
+	raw, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return fmt.Errorf("read versions of list files: %w", err)
 	default:
 		if err := json.Unmarshal(raw, &l.seen); err != nil {
-			return fmt.Errorf("read versions of list files %s: %w (the file was altered; restore it)", l.seenPath(state), err)
+			return fmt.Errorf("read versions of list files %s: %w (the file was altered; restore it)", path, err)
 		}
 	}
-	p, g, err := l.verifyFiles(f)
+	p, g, err := l.verifyFiles(keys, f)
 	if err != nil {
 		return err
 	}
-	seen := seenFiles{Grants: g.Version, Policies: p.Version}
-	if seen != l.seen {
-		if err := storeJSON(l.seenPath(state), seen); err != nil {
-			return err
+	store := func(v seenFiles) func() error {
+		return func() error {
+			if v == l.seen {
+				return nil
+			}
+			if err := storeJSON(path, v); err != nil {
+				return err
+			}
+			l.seen = v
+			return nil
 		}
-		l.seen = seen
 	}
+	p.Store = store(seenFiles{Grants: l.seen.Grants, Policies: p.Version})
 	if err := l.Policies(ctx, p); err != nil {
 		return err
 	}
+	g.Store = store(seenFiles{Grants: g.Version, Policies: p.Version})
 	return l.Grants(ctx, g)
 }
 
 // verifyFiles returns both lists, or why they are refused.
-func (l *lists) verifyFiles(f *ListsConfig) (p *ctlclient.Policies, g *ctlclient.Grants, err error) {
-	roots, err := l.g.keys.Root(keystore.ListRoot)
+func (l *lists) verifyFiles(keys *keystore.Store, f *ListsConfig) (p *ctlclient.Policies, g *ctlclient.Grants, err error) {
+	roots, err := keys.Root(keystore.ListRoot)
 	if err != nil {
 		return nil, nil, err
 	}
-	dec, err := l.g.keys.Decrypter(keystore.Enc)
+	dec, err := keys.Decrypter(keystore.Enc)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -255,12 +278,17 @@ func (l *lists) verifyFiles(f *ListsConfig) (p *ctlclient.Policies, g *ctlclient
 	return p, g, err
 }
 
-// storeJSON puts v into path so that a crash leaves the old file or the new.
+// storeJSON puts v into path; see storeFile.
 func storeJSON(path string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("store %s: %w", path, err)
 	}
+	return storeFile(path, b)
+}
+
+// storeFile puts b into path so that a crash leaves the old file or the new.
+func storeFile(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return fmt.Errorf("store %s: %w", path, err)

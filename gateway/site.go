@@ -10,9 +10,11 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/gateway/listen"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
@@ -25,15 +27,32 @@ import (
 // one, and on any error the old one stays.
 type site struct {
 	cfg     *Config
+	keys    *keystore.Store
 	apps    *apps.Registry
 	login   *login.Login // nil: no sign-in of browsers
 	faces   *listen.Faces
 	ceiling []wire.Policy
+	ends    map[string]time.Time // of the certificates, by where they are
 }
 
 // newSite builds the site of cfg; old is the one that it will replace.
 func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
-	s := &site{cfg: cfg, ceiling: cfg.ceiling()}
+	s := &site{cfg: cfg, keys: g.keys, ceiling: cfg.ceiling()}
+	if old != nil {
+		keys, id, err := openKeys(cfg)
+		if err != nil {
+			return nil, err
+		}
+		if id.Gateway != g.id || id.Device != g.device {
+			return nil, fmt.Errorf("keys.dir: the certificate is now that of gateway %s on device %s (a restart is needed)", id.Gateway, id.Device)
+		}
+		s.keys = keys
+	}
+	for i := range cfg.Apps {
+		if err := private(fmt.Sprintf("apps[%d].tls.key_file", i), cfg.Apps[i].TLS.KeyFile); err != nil {
+			return nil, err
+		}
+	}
 	ac := apps.Config{
 		Apps: cfg.Apps, ConnectTimeout: cfg.ConnectTimeout, Own: g.own, Alerts: g.alerts, Logger: g.log, Now: g.now,
 	}
@@ -51,18 +70,22 @@ func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
 		lc.Application = func(name string) bool { return s.apps.Host(name) != nil }
 		lc.Resolve, lc.Ended, lc.Deny = g.resolve, g.loggedOut, denyPage
 		lc.GatewayID, lc.Audit, lc.Logger, lc.Now = g.id, g.audit, g.log, g.now
+		if old != nil {
+			lc.Previous = old.login
+		}
 		if s.login, err = login.New(lc); err != nil {
 			return nil, err
 		}
 	}
-	certs, err := g.certificates(cfg)
+	certs, err := g.certificates(cfg, s.keys)
 	if err != nil {
 		return nil, err
 	}
-	roots, err := g.keys.TLSRoots()
+	roots, err := s.keys.TLSRoots()
 	if err != nil {
 		return nil, err
 	}
+	s.ends = certs.ends
 	s.faces = &listen.Faces{Certificate: certs.pick, Demand: s.demands, ClientRoots: roots}
 	return s, nil
 }
@@ -71,8 +94,10 @@ func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
 // certificate: where unmanaged browsers are refused, where nobody can sign in
 // otherwise, and on the applications' link.
 func (s *site) demands(name string) bool {
-	if l := s.cfg.AppLink; l != nil && strings.EqualFold(l.Host, name) {
-		return true
+	if l := s.cfg.AppLink; l != nil {
+		if host, err := apps.CanonicalHost(l.Host); err != nil || host == name {
+			return true
+		}
 	}
 	if s.login != nil && name == s.login.Host() {
 		return false
@@ -105,18 +130,34 @@ func (s *site) policyApps() []policy.App {
 type certificateSet struct {
 	byName map[string]*tls.Certificate // exact names and "*.example" patterns
 	own    *tls.Certificate            // the gateway's, for every other name and for none
+	ends   map[string]time.Time
 }
 
-func (g *Gateway) certificates(cfg *Config) (*certificateSet, error) {
-	own, err := g.keys.TLSCertificate("tls")
+// private refuses a key file that others may read.
+func private(at, file string) error {
+	if file == "" {
+		return nil
+	}
+	fi, err := os.Stat(file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	if fi.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%s: mode %v of %s lets others read it (chmod 600 it)", at, fi.Mode().Perm(), file)
+	}
+	return nil
+}
+
+func (g *Gateway) certificates(cfg *Config, keys *keystore.Store) (*certificateSet, error) {
+	own, err := keys.TLSCertificate(keystore.TLS)
 	if err != nil {
 		return nil, err
 	}
 	own = listen.Bounded(own)
-	set := &certificateSet{byName: map[string]*tls.Certificate{}, own: &own}
+	set := &certificateSet{byName: map[string]*tls.Certificate{}, own: &own, ends: map[string]time.Time{cfg.Keys.Dir: own.Leaf.NotAfter}}
 	for i, f := range cfg.Certificates {
-		if fi, err := os.Stat(f.KeyFile); err == nil && fi.Mode().Perm()&0o077 != 0 {
-			return nil, fmt.Errorf("certificates[%d].key_file: mode %v of %s lets others read it (chmod 600 it)", i, fi.Mode().Perm(), f.KeyFile)
+		if err := private(fmt.Sprintf("certificates[%d].key_file", i), f.KeyFile); err != nil {
+			return nil, err
 		}
 		pair, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
 		if err != nil {
@@ -133,6 +174,7 @@ func (g *Gateway) certificates(cfg *Config) (*certificateSet, error) {
 			return nil, fmt.Errorf("certificates[%d]: %s names no host (subject alternative names are needed)", i, f.CertFile)
 		}
 		pair = listen.Bounded(pair)
+		set.ends[f.CertFile] = leaf.NotAfter
 		for _, n := range leaf.DNSNames {
 			set.byName[strings.ToLower(n)] = &pair
 		}
@@ -152,6 +194,32 @@ func (c *certificateSet) pick(name string) (*tls.Certificate, error) {
 	return c.own, nil
 }
 
+// certificateWarning is how long before its end a certificate is reported, and
+// how often.
+const (
+	certificateWarning = 14 * 24 * time.Hour
+	certificateCheck   = 6 * time.Hour
+)
+
+// watchCertificates reports certificates that end soon, until ctx is done.
+func (g *Gateway) watchCertificates(ctx context.Context) error {
+	tick := time.NewTicker(certificateCheck)
+	defer tick.Stop()
+	for {
+		now := g.now()
+		for at, end := range g.site.Load().ends {
+			if end.Sub(now) < certificateWarning {
+				g.alerts.Raise(alert.Alert{Code: alert.CertExpiring, Detail: fmt.Sprintf("%s: until %s", at, end.UTC().Format(time.RFC3339))})
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
 // Reload reads the file again and puts the new site in place of the old one.
 // On any error the old one stays, and an alert says why.
 func (g *Gateway) Reload() error {
@@ -168,20 +236,16 @@ func (g *Gateway) Reload() error {
 }
 
 func (g *Gateway) tryReload() error {
-	cfg, err := Load(g.path)
-	if err != nil {
-		return err
-	}
 	old := g.site.Load()
-	if err := cfg.restartNeeded(old.cfg); err != nil {
-		return err
-	}
-	s, err := g.newSite(cfg, old)
+	s, err := g.nextSite(old)
 	if err != nil {
+		if l := old.cfg.Lists; l != nil { // a fault of the file must not delay what a list takes away
+			err = errors.Join(err, g.lists.fromFiles(context.Background(), old.keys, l))
+		}
 		return err
 	}
-	if cfg.Lists != nil { // applied as they are read: what they take away must not wait for the rest
-		if err := g.lists.fromFiles(context.Background(), cfg.Lists); err != nil {
+	if l := s.cfg.Lists; l != nil {
+		if err := g.lists.fromFiles(context.Background(), s.keys, l); err != nil {
 			return err
 		}
 	}
@@ -192,7 +256,22 @@ func (g *Gateway) tryReload() error {
 	g.proxy.SetApps(s.apps)
 	g.tunnel.SetApps(s.apps)
 	g.port.SetFaces(s.faces)
-	return nil
+	if old.login != nil {
+		old.login.Close()
+	}
+	return g.setLevel(s.cfg) // Load has seen it
+}
+
+// nextSite builds the site of the file as it is now.
+func (g *Gateway) nextSite(old *site) (*site, error) {
+	cfg, err := Load(g.path)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.restartNeeded(old.cfg); err != nil {
+		return nil, err
+	}
+	return g.newSite(cfg, old)
 }
 
 // restartNeeded names the fields that a running gateway cannot change.
@@ -210,7 +289,9 @@ func (c *Config) restartNeeded(old *Config) error {
 	fixed("metrics.listen", c.Metrics.Listen == old.Metrics.Listen)
 	fixed("audit", c.Audit == old.Audit)
 	fixed("limits", c.Limits == old.Limits)
+	fixed("name", c.Name == old.Name)
 	fixed("proxy.limits", c.Proxy.Limits == old.Proxy.Limits)
+	fixed("proxy.allow_no_sni", c.Proxy.AllowNoSNI == old.Proxy.AllowNoSNI)
 	fixed("tunnel", c.Tunnel == old.Tunnel)
 	fixed("control", (c.Control == nil) == (old.Control == nil) && (c.Control == nil || *c.Control == *old.Control))
 	fixed("app_link", (c.AppLink == nil) == (old.AppLink == nil) && (c.AppLink == nil || *c.AppLink == *old.AppLink))

@@ -130,4 +130,3 @@ func TestEmptyCookieKeyTellsTheRemedy(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-
