@@ -29,6 +29,7 @@ type flow struct {
 	bytes atomic.Int64  // received
 	last  atomic.Int64  // UnixNano of the last byte
 	begun chan struct{} // closed when the first byte has come
+	hurry chan struct{} // closed when a slow client may read what its kernel has
 	ended chan struct{} // closed when the client knows the end
 	err   error         // set before ended is closed
 	once  sync.Once
@@ -57,7 +58,10 @@ func (f *flow) read(r io.Reader) error {
 			var more int
 			more, err = io.ReadFull(r, buf[n:])
 			n += more
-			<-tick
+			select {
+			case <-tick:
+			case <-f.hurry:
+			}
 		}
 		f.got(n)
 		if err != nil {
@@ -66,9 +70,8 @@ func (f *flow) read(r io.Reader) error {
 	}
 }
 
-// flows opens every carrier that stands today for a browser with a session of a
-// user and an agent at which the same user is signed in. Every flow has
-// received a byte when it returns.
+// opener opens flows for a browser with a session of a user and an agent at
+// which the same user is signed in.
 type opener struct {
 	t   testing.TB
 	ctx context.Context
@@ -77,10 +80,15 @@ type opener struct {
 	a   *testbed.Agent
 	all []*flow
 	wg  sync.WaitGroup
+
+	cancel context.CancelFunc
 }
 
+// close ends what still flows and waits for it.
+func (o *opener) close() { o.cancel(); o.wg.Wait() }
+
 func (o *opener) add(name string, kind access.Kind, slow bool, run func(f *flow) error) {
-	f := &flow{name: name, kind: kind, slow: slow, begun: make(chan struct{}), ended: make(chan struct{})}
+	f := &flow{name: name, kind: kind, slow: slow, begun: make(chan struct{}), hurry: make(chan struct{}), ended: make(chan struct{})}
 	o.all = append(o.all, f)
 	o.wg.Go(func() { defer close(f.ended); f.err = run(f) })
 }
@@ -218,7 +226,7 @@ func (o *opener) udp(f *flow) error {
 		return err
 	}
 	defer a.Close()
-	for missed := 0; missed < 50; {
+	for missed := 0; missed < 15; {
 		if o.ctx.Err() != nil {
 			return o.ctx.Err()
 		}
@@ -237,12 +245,13 @@ func (o *opener) udp(f *flow) error {
 	return errSilent
 }
 
-// openAll opens one flow of each kind, and slow ones.
+// openAll opens a flow of each kind that is built, and slow ones. Each has
+// received a byte when it returns.
 func openAll(t testing.TB, w *world, b *testbed.Browser, a *testbed.Agent) *opener {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	o := &opener{t: t, ctx: ctx, w: w, b: b, a: a}
-	t.Cleanup(func() { cancel(); o.wg.Wait() })
+	o := &opener{t: t, ctx: ctx, w: w, b: b, a: a, cancel: cancel}
+	t.Cleanup(o.close)
 	const rate = "/endless?rate=2000000"
 	o.add("h1", access.H1, false, o.h1(rate))
 	o.add("h1, 1 MiB/s client", access.H1, true, o.h1("/endless"))
@@ -271,6 +280,7 @@ func (o *opener) ends(limit time.Duration) {
 	o.t.Helper()
 	timeout := time.After(limit)
 	for _, f := range o.all {
+		close(f.hurry)
 		select {
 		case <-f.ended:
 		case <-timeout:

@@ -112,6 +112,17 @@ func (l *Lone) list(kind wire.ListName, version uint64, grants []Grant, policies
 	return List{l.Signer, LoneGateway, version, time.Now().Add(time.Hour), grants, policies, kind, chain[0]}
 }
 
+// ForAnother makes the list one for another gateway of the same authority.
+func (l *Lone) ForAnother(list *List) {
+	l.o.Helper()
+	list.Gateway = "GW000000002"
+	chain, err := l.Party(certid.Identity{Gateway: list.Gateway, Device: "DEV00000002"}).Chain(keystore.Enc)
+	if err != nil {
+		l.o.Fatalf("%v", err)
+	}
+	list.to = chain[0]
+}
+
 // PutGrants writes the list file; the gateway reads it at its next reload.
 func (l *Lone) PutGrants(list List) { l.o.Helper(); l.put("grants.list", list) }
 

@@ -79,6 +79,9 @@ func NewLone(o Owner, c LoneConfig) *Lone {
 		o.Fatalf("%v", err)
 	}
 	dir := filepath.Join(l.Dir, "gateway")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		o.Fatalf("%v", err)
+	}
 	l.Keys, err = l.CA.Party(filepath.Join(dir, "keys"), pass, certid.Identity{Gateway: LoneGateway, Device: LoneDevice}, []string{"127.0.0.1", "::1"})
 	if err != nil {
 		o.Fatalf("%v", err)
@@ -175,6 +178,7 @@ func (l *Lone) Stranger(user, device string) *tls.Certificate {
 		l.o.Fatalf("%v", err)
 	}
 	top := *l.top // the same name, another key
+	top.PublicKey = key.Public()
 	return l.issue(&top, key, user, device, time.Now().Add(time.Hour))
 }
 
