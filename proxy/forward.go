@@ -123,8 +123,9 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
 	if errors.Is(err, exchange.ErrCut) {
 		return p.deny(x, p.failure(x, b, err))
 	}
+	w := newStalls(x, p.cfg.Limits.WriteStall)
 	if err == nil && bodyAllowed(x.Method, res.Status) {
-		err = p.copyAnswer(x, res)
+		err = copyAnswer(x, w, res)
 	}
 	if err != nil {
 		if r, cut := x.CutReason(); cut {
@@ -148,7 +149,6 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
 	}
 	if x.Conn.ALPN != "h2" {
 		// Under the eyes of a timer, not in the server after the walk.
-		w := newStalls(x, p.cfg.Limits.WriteStall)
 		if ferr := w.flush(); err == nil {
 			err = ferr
 		}
@@ -167,10 +167,9 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // copyAnswer streams the body. When its length is not known each part is sent
 // at once: events, messages and downloads that are made as they go.
-func (p *Proxy) copyAnswer(x *Exchange, res *upstream.Response) error {
+func copyAnswer(x *Exchange, w stalls, res *upstream.Response) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
-	w := newStalls(x, p.cfg.Limits.WriteStall)
 	if res.Length < 0 {
 		if err := w.flush(); err != nil {
 			return err

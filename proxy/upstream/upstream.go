@@ -34,8 +34,8 @@ type Config struct {
 
 const (
 	maxAnswerHead = 64 << 10
-	maxInfos      = 8 // informational answers to one request
-	maxIdle       = 64
+	maxInfos      = 8   // informational answers to one request
+	maxIdle       = 512 // of one upstream: with fewer, a burst of HTTP/2 streams dials anew for each request
 )
 
 // Engine sends requests. Its methods are safe for concurrent use.

@@ -1,0 +1,71 @@
+package upstream
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/yumen-zt/yumen/apps"
+)
+
+// A burst as wide as a few HTTP/2 connections must find the connections of the
+// burst before it: dialling for each request costs more than the request.
+func TestBurstsUseConnectionsAgain(t *testing.T) {
+	const wide = 320
+	var all sync.WaitGroup // every request of a burst is in flight at once
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		all.Done()
+		all.Wait()
+		_, _ = io.WriteString(w, "here")
+	}))
+	defer srv.Close()
+	reg, err := apps.New(apps.Config{Apps: []apps.AppConfig{{
+		ID: "APP00000001", Hosts: []string{"app.test"}, Upstreams: []string{srv.URL}, AllowAddresses: []string{"127.0.0.0/8"},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dials atomic.Int64
+	e := New(Config{
+		Dial: func(ctx context.Context, a *apps.App, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return reg.Dial(ctx, a, network, addr)
+		},
+		AnswerTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+	})
+	defer e.CloseIdle()
+	app := reg.ID("APP00000001")
+	burst := func() {
+		all.Add(wide)
+		var g sync.WaitGroup
+		for range wide {
+			g.Go(func() {
+				u := app.Pick(time.Now(), "http")
+				defer u.Done(true, time.Now())
+				res, err := e.Do(t.Context(), app, u, &Request{Method: "GET", Host: "app.test", Path: "/"})
+				if err != nil {
+					t.Error(err)
+					all.Done()
+					return
+				}
+				defer res.Body.Close()
+				if b, err := io.ReadAll(res.Body); err != nil || string(b) != "here" {
+					t.Errorf("read %q, %v", b, err)
+				}
+			})
+		}
+		g.Wait()
+	}
+	burst()
+	first := dials.Load()
+	burst()
+	if more := dials.Load() - first; more > 0 {
+		t.Fatalf("%d dials for the second burst of %d, want none", more, wide)
+	}
+}
