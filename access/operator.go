@@ -15,11 +15,11 @@ type Selector struct{ SessionID, UserID, DeviceID, AgentID, AppID string }
 func (x Selector) match(s *Session) bool {
 	f := s.subject.Load().Identity()
 	is := func(want, got string) bool { return want == "" || want == got }
-	return is(x.SessionID, s.id) && is(x.UserID, f.UserID) && is(x.DeviceID, f.DeviceID) && is(x.AgentID, f.AgentID)
+	return (is(x.SessionID, s.id) || x.SessionID == whole(s.id)) && is(x.UserID, f.UserID) && is(x.DeviceID, f.DeviceID) && is(x.AgentID, f.AgentID)
 }
 
 // Cut cuts what sel chooses, for r, and returns the number of leases. Without
-// AppID the sessions end and their ids are revoked; with it only the flows to
+// AppID the sessions end and sign-ins are revoked; with it only the flows to
 // the application end. Nothing is chosen by an empty Selector. What may be
 // granted again is granted again at the next request: to keep somebody out,
 // lock.
@@ -33,7 +33,11 @@ func (a *Access) Cut(sel Selector, r reason.Reason) int {
 			continue
 		}
 		if sel.AppID == "" {
-			a.revoked.addSession(s.id, start)
+			// A sign-in must be made anew. A session by certificate alone has none to
+			// revoke: its id is the certificate's and would be shut out for good.
+			if f := s.Facts(); f.Token != "" || !f.AuthTime.IsZero() {
+				a.revoked.addSession(s.id, start)
+			}
 			n += a.end(s, r, start)
 			continue
 		}

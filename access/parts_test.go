@@ -72,3 +72,22 @@ func TestGCR002_M57_ALockThatRevokesIsToldAsALock(t *testing.T) {
 		})
 	}
 }
+
+// An operator's cut ends what flows and asks for a new sign-in. Who proves
+// himself by his certificate alone has none to make and may come again.
+func TestCutByAnOperatorRevokesSignInsOnly(t *testing.T) {
+	bubble(t, Config{}, func(w *world) {
+		cert := policy.Facts{SessionID: "c1", UserID: user1, DeviceID: device1}
+		cookie := policy.Facts{SessionID: "S1/" + device1, UserID: user1, DeviceID: device1, AuthTime: time.Now()}
+		f, g := w.open(w.attach(cert), w.app), w.open(w.attach(cookie), w.app)
+		if n := w.Cut(Selector{SessionID: "S1"}, reason.CutByOperator); n != 1 {
+			t.Errorf("cut %d flows of the sign-in, want 1", n)
+		}
+		wantCut(t, g, reason.CutByOperator)
+		wantLive(t, f)
+		w.Cut(Selector{UserID: user1}, reason.CutByOperator)
+		wantCut(t, f, reason.CutByOperator)
+		w.attachRefused(cookie, reason.SessionRevoked)
+		w.attach(cert)
+	})
+}
