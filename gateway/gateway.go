@@ -129,7 +129,10 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 	if err := g.build(ctx, cfg); err != nil {
 		return nil, err
 	}
-	return g, g.open(ctx, cfg)
+	if err := g.open(ctx, cfg); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // identify opens the keys and takes the gateway's identifiers from its

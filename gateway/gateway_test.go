@@ -78,7 +78,7 @@ func TestReloadTakesNewListsAndKeepsTheOldOnesFromBadFiles(t *testing.T) {
 	// The versions outlive the process.
 	must(t, w.stop())
 	w.lists(6, 6, both)
-	if _, err := New(t.Context(), filepath.Join(w.dir, "gateway.yaml"), Options{}); err == nil || !strings.Contains(err.Error(), "list_older") {
+	if _, err := New(t.Context(), filepath.Join(w.dir, "gateway.yaml"), Options{Logger: quiet()}); err == nil || !strings.Contains(err.Error(), "list_older") {
 		t.Errorf("start with older lists: %v", err)
 	}
 }

@@ -363,3 +363,5 @@ func stranger(t *testing.T) *tls.Certificate {
 	must(t, err)
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
+
+func quiet() *zap.Logger { return zap.NewNop() }
