@@ -143,7 +143,11 @@ func (g *Gateway) identify(cfg *Config) error {
 		return err
 	}
 	g.keys, g.id, g.device = keys, id.Gateway, id.Device
-	return nil
+	need := []string{keystore.TLS, keystore.Enc}
+	if cfg.Control != nil || cfg.AppLink != nil {
+		need = append(need, keystore.Sign)
+	}
+	return keys.Preload(need...)
 }
 
 // openKeys reads the key folder anew, so that renewed keys and certificates

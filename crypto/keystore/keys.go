@@ -11,11 +11,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 
 	"github.com/emmansun/gmsm/pkcs"
 	"github.com/emmansun/gmsm/pkcs8"
 	"github.com/emmansun/gmsm/sm2"
 	"github.com/emmansun/gmsm/smx509"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 )
@@ -113,11 +115,52 @@ func (s *Store) Signer(name string) (crypto.Signer, error) {
 	return s.load(name)
 }
 
-// load reads and decrypts a key. The caller holds mu.
+// Preload decrypts the keys of these names, as many at once as there are
+// processors: deriving a key from the passphrase is slow on purpose. Keys that
+// are loaded already, and names without a key, are passed over.
+func (s *Store) Preload(names ...string) error {
+	var all errgroup.Group
+	all.SetLimit(runtime.GOMAXPROCS(0))
+	for _, name := range names {
+		if checkName(name) != nil || !s.Has(name) {
+			continue
+		}
+		s.mu.Lock()
+		_, loaded := s.keys[name]
+		s.mu.Unlock()
+		if loaded {
+			continue
+		}
+		all.Go(func() error {
+			key, err := s.decrypt(name)
+			if err != nil {
+				return err
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if _, loaded := s.keys[name]; !loaded {
+				s.keys[name] = key
+			}
+			return nil
+		})
+	}
+	return all.Wait()
+}
+
+// load returns a key, decrypted when it is asked for first. The caller holds mu.
 func (s *Store) load(name string) (crypto.Signer, error) {
 	if k, ok := s.keys[name]; ok {
 		return k, nil
 	}
+	key, err := s.decrypt(name)
+	if err == nil {
+		s.keys[name] = key
+	}
+	return key, err
+}
+
+// decrypt reads and decrypts a key.
+func (s *Store) decrypt(name string) (crypto.Signer, error) {
 	if err := checkDir(s.cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -147,7 +190,6 @@ func (s *Store) load(name string) (crypto.Signer, error) {
 	default:
 		return nil, fmt.Errorf("read %s: a key of type %T (P-256 and SM2 are known)", path, key)
 	}
-	s.keys[name] = signer
 	return signer, nil
 }
 

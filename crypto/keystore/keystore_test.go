@@ -487,3 +487,40 @@ func TestDefaultIterationsAreStrong(t *testing.T) {
 		t.Errorf("iterations: %v\n%s", err, out)
 	}
 }
+
+func TestPreloadDecryptsEachKeyOnceAndTellsFaults(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	s, err := New(Config{Dir: dir, Passphrase: []byte("right"), Iterations: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, kind := range map[string]Kind{"tls": P256, "sign": SM2, "enc": SM2} {
+		if err := s.Generate(name, kind); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := Open(dir, []byte("right"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := again.Signer("tls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Preload("tls", "sign", "enc", "absent", "../x"); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := again.Signer("tls"); after != before {
+		t.Error("a key that was loaded was replaced")
+	}
+	if len(again.keys) != 3 {
+		t.Errorf("%d keys are loaded, want 3", len(again.keys))
+	}
+	wrong, err := Open(dir, []byte("wrong"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := wrong.Preload("tls", "sign", "enc"); err == nil || !strings.Contains(err.Error(), "passphrase is wrong") {
+		t.Errorf("wrong passphrase: %v", err)
+	}
+}
