@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -59,8 +60,11 @@ func TestGCR002_M47_M63_ReportsAtLeastEvery60s(t *testing.T) {
 		start := time.Now()
 		stop := run(t, g.Run)
 		time.Sleep(30 * time.Minute)
-		// The stream breaks often: every reconnect proves the device at once.
+		// The stream breaks often: every reconnect proves the device and reports
+		// its status at once.
+		var breaks []time.Time
 		for range 20 {
+			breaks = append(breaks, time.Now())
 			c.mu.Lock()
 			for ch := range c.streams {
 				ch <- ""
@@ -76,6 +80,11 @@ func TestGCR002_M47_M63_ReportsAtLeastEvery60s(t *testing.T) {
 			}
 		}
 		t10 := c.of("T10")
+		for _, at := range breaks {
+			if !slices.ContainsFunc(t10, func(g received) bool { return !g.at.Before(at) && g.at.Sub(at) < 5*time.Second }) {
+				t.Errorf("no T10 within 5 s of the break at %v", at.Sub(start))
+			}
+		}
 		first, last := string(t10[0].ext[wire.ExtState]), string(t10[len(t10)-1].ext[wire.ExtState])
 		if first != `"start"` || last != `"stop"` || t10[0].at.Sub(start) > 3*time.Second {
 			t.Errorf("first T10 says %s after %v, the last %s, want start and stop", first, t10[0].at.Sub(start), last)

@@ -83,12 +83,17 @@ func (g *Gateway) session(ctx context.Context, onUp func()) (up bool, err error)
 	if err := g.identify(ctx); err != nil {
 		return false, err
 	}
+	again := false
 	g.set(func(s *GatewayStatus) {
 		s.Connected, s.LastError, s.NextTry = true, "", time.Time{}
+		again = s.Sessions > 0
 		s.Sessions++
 	})
 	g.log.Info("control link up", zap.String("control_id", g.cfg.ControlID))
 	onUp()
+	if again { // what the control center knows of us is from before the outage
+		g.addStatus(ctx, "run")
+	}
 
 	parts, ctx := errgroup.WithContext(ctx)
 	events := make(chan event, 64)
