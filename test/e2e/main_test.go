@@ -4,8 +4,11 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,7 +19,15 @@ import (
 
 var suite = &testbed.Suite{}
 
+// atOnce is how many tests run at a time: most of them wait.
+const atOnce = 8
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		_ = f.Value.Set(strconv.Itoa(atOnce)) // a number is what the flag wants
+	}
+	testbed.HoldDemoPorts(suite)
 	code := m.Run()
 	suite.Close()
 	testbed.RemoveBinary()

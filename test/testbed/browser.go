@@ -44,7 +44,7 @@ func (s *Site) NewBrowser(o Owner, h2, v6 bool) *Browser {
 			if err != nil {
 				return nil, err
 			}
-			if strings.HasSuffix(host, Domain) {
+			if strings.HasSuffix(host, Domain) || strings.HasSuffix(host, ".localhost") {
 				host = strings.TrimSuffix(Loopback(v6, 0), ":0")
 				host = strings.Trim(host, "[]")
 			}

@@ -219,3 +219,18 @@ func Eventually(o Owner, limit time.Duration, what string, ok func() bool) {
 		o.Fatalf("%s: %v", what, err)
 	}
 }
+
+// demoPorts are those that `yumen demo` takes when they are free.
+var demoPorts = []int{8443, 8444, 8445, 9464, 1080, 8081, 8082, 8083}
+
+// HoldDemoPorts takes the ports that a demo prefers, so that each of several
+// demos at once is given ports of its own by the system.
+func HoldDemoPorts(o Owner) {
+	for _, p := range demoPorts {
+		ln, err := net.Listen("tcp", Loopback(false, p))
+		if err != nil {
+			continue // somebody else's: a demo will not get it either
+		}
+		o.Cleanup(func() { ln.Close() })
+	}
+}
