@@ -80,7 +80,22 @@ func explainAlert(e alert.Entry) explained {
 
 // outputFlag adds -o, which every read verb has.
 func outputFlag(cmd *cobra.Command, format *string) {
-	cmd.Flags().StringVarP(format, "output", "o", "text", "text or json")
+	*format = "text"
+	cmd.Flags().VarP((*outputFormat)(format), "output", "o", "text or json")
+}
+
+// outputFormat is refused before a verb does anything.
+type outputFormat string
+
+func (f *outputFormat) String() string { return string(*f) }
+func (f *outputFormat) Type() string   { return "format" }
+
+func (f *outputFormat) Set(s string) error {
+	if s != "text" && s != "json" {
+		return errors.New("text or json")
+	}
+	*f = outputFormat(s)
+	return nil
 }
 
 // output prints v as JSON, or as text prints it.

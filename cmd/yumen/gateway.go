@@ -43,13 +43,14 @@ func gatewayCmd() *cobra.Command {
 }
 
 func runGateway(ctx context.Context, file string) error {
+	// Before New: a signal that comes while keys are decrypted must not end us.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	g, err := gateway.New(ctx, file, gateway.Options{})
 	if err != nil {
 		return err
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	done := make(chan struct{})
 	reloads := make(chan struct{})
 	go func() {

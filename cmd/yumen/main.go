@@ -31,17 +31,45 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := rootCmd()
 	root.SetArgs(args)
+	ran := false // whatever fails before a verb runs is a fault of the words
+	eachVerb(root, func(c *cobra.Command) {
+		verb := c.RunE
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			ran = true
+			return verb(cmd, args)
+		}
+	})
 	err := root.ExecuteContext(ctx)
 	var usage *usageError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage):
-		fmt.Fprintln(os.Stderr, "yumen:", err)
+	case !ran || errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "yumen: %v (see yumen help)\n", err)
 		return exitUsage
 	}
 	fmt.Fprintln(os.Stderr, "yumen:", err)
 	return exitFailed
+}
+
+// eachVerb calls f for every command. One that only holds others gets a verb of
+// its own first: help, or a fault when its word is none of the others.
+func eachVerb(c *cobra.Command, f func(*cobra.Command)) {
+	for _, sub := range c.Commands() {
+		eachVerb(sub, f)
+	}
+	if !c.Runnable() {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return &usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())}
+			}
+			return cmd.Help()
+		}
+	}
+	if c.RunE != nil {
+		f(c)
+	}
 }
 
 // usageError is a fault of the command line.

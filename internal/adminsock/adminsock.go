@@ -174,7 +174,7 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	}
 	resp, err := c.http.Do(r)
 	if err != nil {
-		return fmt.Errorf("call admin socket %s: %w (is the role running, and are you its user?)", c.path, err)
+		return fmt.Errorf("call admin socket %s: %w (is the role running, is this its socket, and are you its user?)", c.path, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
