@@ -106,15 +106,16 @@ func TestFlowsShareFairly(t *testing.T) {
 	p := tcpPair(t, Config{})
 	const flows = 8
 	var got [flows]atomic.Int64
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	var total atomic.Int64
+	enough := make(chan struct{})
+	var wg sync.WaitGroup
+	var all []*Flow
 	for i := range flows {
 		a, g := p.open(t, false)
+		all = append(all, a, g)
 		wg.Go(func() {
 			b := make([]byte, 64<<10)
-			for ctx.Err() == nil {
+			for {
 				if _, err := a.Write(b); err != nil {
 					return
 				}
@@ -128,20 +129,21 @@ func TestFlowsShareFairly(t *testing.T) {
 					return
 				}
 				got[i].Add(int64(n))
-				if total.Add(int64(n)) > 64<<20 {
-					cancel()
-					g.Reset(reason.ClientGone)
+				if before := total.Add(int64(n)) - int64(n); before < 64<<20 && before+int64(n) >= 64<<20 {
+					close(enough)
 				}
 			}
 		})
-		defer a.Close()
-		defer g.Close()
 	}
-	wg.Wait()
+	<-enough
 	least, most := got[0].Load(), got[0].Load()
 	for i := range got {
 		least, most = min(least, got[i].Load()), max(most, got[i].Load())
 	}
+	for _, f := range all {
+		f.Reset(reason.ClientGone) // wakes both ends
+	}
+	wg.Wait()
 	// The turns themselves are exact (above); here the scheduler has its say, too.
 	if least*4 < most {
 		t.Errorf("least %d, most %d bytes", least, most)
