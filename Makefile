@@ -47,6 +47,7 @@ lint: ## staticcheck and golangci-lint
 generate: ## write generated files anew; leaves no difference
 	$(GO) generate ./...
 
-bench: build needs ## the figures of the design, with peers side by side
+bench: build ## the figures of the design, with peers side by side
+	@test/needs.sh bench
 	$(GO) test -run='^$$' -bench=. -benchmem ./bench/access/...
 	bench/http/run.sh

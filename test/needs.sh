@@ -5,6 +5,9 @@ set -euo pipefail
 declare -A package=(
   [openssl]=openssl [curl]=curl [nginx]=nginx-light [redis-server]=redis-server [redis-cli]=redis-tools [ip]=iproute2
 )
+if [ "${1:-}" = bench ]; then # the peers that are measured beside us
+  package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
+fi
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || [ -x "/usr/sbin/$command" ] || [ -x "/sbin/$command" ] || missing+=("${package[$command]}")
