@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -294,8 +295,6 @@ func (o *opener) ends(limit time.Duration) {
 func (o *opener) endRecords(u *testbed.User) []audit.Record {
 	o.t.Helper()
 	return o.w.GatewayAudit.Await(o.t, len(o.all), "the ends of "+u.Name, func(r *audit.Record) bool {
-		return isEnd(r, u) && (r.Path != "/" || r.Carrier == "tcp" || r.Carrier == "udp")
+		return r.Kind == audit.End && r.UserID == u.ID && slices.Contains([]string{"", "/endless", "/events", "/ws"}, r.Path)
 	})
 }
-
-func isEnd(r *audit.Record, u *testbed.User) bool { return r.Kind == audit.End && r.UserID == u.ID }

@@ -144,3 +144,13 @@ func (b *Browser) Raw(ctx context.Context, host string) (*tls.Conn, error) {
 	}
 	return t, nil
 }
+
+// SignOut signs out at an application, as its page does.
+func (b *Browser) SignOut(ctx context.Context, name string) (*Page, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, b.s.URL(name, "/.yumen/logout"), nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Origin", strings.TrimSuffix(b.s.URL(name, ""), "/"))
+	return b.do(r)
+}

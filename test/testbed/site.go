@@ -90,7 +90,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 	s.Issuer = fmt.Sprintf("https://localhost:%d", idpPort)
 	file, err := control.Init(control.InitConfig{
 		Dir: filepath.Join(s.Dir, "control"), URL: "https://" + Loopback(c.V6, controlPort), Hosts: []string{"localhost", "127.0.0.1", "::1"},
-		Listen: Loopback(c.V6, controlPort), Issuer: s.Issuer, Client: s.URL("login", "/.yumen/callback"),
+		Listen: Loopback(c.V6, controlPort), Issuer: s.Issuer, Client: s.URL("login", "/.yumen/callback"), Logout: s.URL("login", "/.yumen/leave?done=1"),
 		CA: lab.Config{Name: "Yumen test", Iterations: iterations},
 	})
 	if err != nil {
