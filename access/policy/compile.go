@@ -259,6 +259,13 @@ func (b *Builder) lay(groups []*group) {
 			}
 		}
 	}
+	all.flatten()
+	for _, u := range s.users {
+		u.all.flatten()
+		for _, r := range u.apps {
+			r.flatten()
+		}
+	}
 	for n := range s.apps {
 		a := &s.apps[n]
 		own := appRuns[uint32(n)]
@@ -268,6 +275,7 @@ func (b *Builder) lay(groups []*group) {
 		}
 		a.run.groups = slices.Concat(all.groups, own.groups)
 		slices.SortStableFunc(a.run.groups, compareGroup)
+		a.run.flatten()
 		a.run.rates = slices.Concat(all.rates, own.rates)
 		a.run.maxConn = tighter(all.maxConn, own.maxConn)
 	}

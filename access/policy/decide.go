@@ -243,10 +243,23 @@ func (r *run) limited() bool { return r.maxConn != nil || len(r.rates) != 0 }
 // walk returns the first group that does not hold, or nil. It lowers end to
 // the time at which one of them must be looked at again.
 func (r *run) walk(q *question, end *int64) *group {
-	for _, g := range r.groups {
-		until, ok := g.holds(q)
+	for i := range r.steps {
+		s := &r.steps[i]
+		until, ok := int64(never), false
+		if s.spec == nil {
+			until, ok = s.g.holds(q)
+		} else {
+			switch s.typ {
+			case TypeIPAllow:
+				ok = q.remoteOK && s.spec.(*addrs).contains(q.remote, q.remoteV4)
+			case TypeIPDeny:
+				ok = q.remoteOK && !s.spec.(*addrs).contains(q.remote, q.remoteV4)
+			default:
+				until, ok = holds(s.typ, s.spec, q)
+			}
+		}
 		if !ok {
-			return g
+			return s.g
 		}
 		*end = min(*end, until)
 	}
@@ -274,11 +287,8 @@ func (g *group) holds(q *question) (until int64, ok bool) {
 		}
 		return never, true
 	}
-	if len(g.rules) == 1 {
-		return g.rules[0].holds(q)
-	}
 	for _, r := range g.rules { // one alternative must hold; the last to end counts
-		if u, yes := r.holds(q); yes {
+		if u, yes := holds(r.typ, r.spec, q); yes {
 			until, ok = max(until, u), true
 			if u == never {
 				break
@@ -288,26 +298,27 @@ func (g *group) holds(q *question) (until int64, ok bool) {
 	return until, ok
 }
 
-func (r *rule) holds(q *question) (until int64, ok bool) {
-	switch r.typ {
+// holds reports whether one rule holds for q, and until when that is known.
+func holds(typ Type, spec grammar, q *question) (until int64, ok bool) {
+	switch typ {
 	case TypeIPAllow:
-		return never, q.remoteOK && r.spec.(*addrs).contains(q.remote, q.remoteV4)
+		return never, q.remoteOK && spec.(*addrs).contains(q.remote, q.remoteV4)
 	case TypeTLS:
-		return never, r.spec.(protocols).holds(q.protocol)
+		return never, spec.(protocols).holds(q.protocol)
 	case TypeTime:
-		return r.spec.(*hours).until(q.now)
+		return spec.(*hours).until(q.now)
 	case TypeApp:
-		return never, r.spec.(*route).holds(q.method, q.path)
+		return never, spec.(*route).holds(q.method, q.path)
 	case TypePosture:
-		return never, r.spec.(atLeast).holds(q.posture)
+		return never, spec.(atLeast).holds(q.posture)
 	case TypeRisk:
-		return never, r.spec.(atMost).holds(q.risk)
+		return never, spec.(atMost).holds(q.risk)
 	case TypeLevel:
-		return never, r.spec.(level).holds(int(q.level))
+		return never, spec.(level).holds(int(q.level))
 	case TypeMFA:
-		return never, r.spec.(demanded).holds(q.factors)
+		return never, spec.(demanded).holds(q.factors)
 	case TypeAuthAge:
-		return r.spec.(age).until(q.authTime, q.now)
+		return spec.(age).until(q.authTime, q.now)
 	}
 	return 0, false // closed, or a limit of nothing
 }

@@ -155,12 +155,11 @@ func TestAddressesOfBothFamilies(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", addr, got, want)
 		}
 	}
-	all := &rule{typ: TypeIPAllow}
-	all.spec, _ = parseAddrs("::/0")
+	all, _ := parseAddrs("::/0")
 	for addr, want := range map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): false, {}: false, netip.MustParseAddr("::1"): true} {
 		var q question
 		q.ask(&Subject{}, &grant{}, &Request{Remote: addr}, 0)
-		if _, got := all.holds(&q); got != want {
+		if _, got := holds(TypeIPAllow, all, &q); got != want {
 			t.Errorf("%v in ::/0: got %v, want %v", addr, got, want)
 		}
 	}

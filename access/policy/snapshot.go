@@ -60,6 +60,7 @@ type appRow struct {
 // be walked.
 type run struct {
 	groups  []*group // that decide, in the order in which denials are reported
+	steps   []step   // the same, flat: what a decision walks
 	rates   []RateLimit
 	maxConn *rule // the tightest; nil: none
 }
@@ -77,6 +78,25 @@ type group struct {
 	alone   bool // an unbound policy
 	scope   scope
 	rules   []*rule // by policyId
+}
+
+// step is a group as a decision meets it. Most groups have one rule, which is
+// here, so that a decision does not chase group, rule and data through memory.
+type step struct {
+	typ  Type
+	spec grammar // of the one rule; nil: ask the group
+	g    *group
+}
+
+// flatten fills the steps from the groups.
+func (r *run) flatten() {
+	r.steps = make([]step, len(r.groups))
+	for i, g := range r.groups {
+		r.steps[i] = step{typ: g.typ, g: g}
+		if len(g.rules) == 1 {
+			r.steps[i].spec = g.rules[0].spec
+		}
+	}
 }
 
 // rule is one row of Table 9, parsed.

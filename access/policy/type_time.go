@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,12 @@ type hours struct {
 	ranges []clock
 	zone   int64 // seconds east of UTC
 	text   string
+
+	memo atomic.Pointer[window] // one that was found to hold; a pure result, kept
 }
+
+// window is a time in which the hours hold.
+type window struct{ from, to int64 }
 
 // clock is a range of a day in seconds since its midnight; to may be up to two
 // days for a range over midnight.
@@ -99,6 +105,18 @@ func zoneSeconds(s string) (int64, error) {
 
 // until returns when the range that holds now ends, and false when none does.
 func (h *hours) until(now int64) (int64, bool) {
+	if w := h.memo.Load(); w != nil && now >= w.from && now < w.to {
+		return w.to, true
+	}
+	end, ok := h.find(now)
+	if ok {
+		h.memo.Store(&window{now, end})
+	}
+	return end, ok
+}
+
+// find is until by the calendar.
+func (h *hours) find(now int64) (int64, bool) {
 	sec := floorDiv(now, int64(time.Second)) + h.zone
 	day := floorDiv(sec, daySeconds)
 	clockNow := sec - day*daySeconds
