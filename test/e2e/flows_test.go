@@ -30,7 +30,7 @@ type flow struct {
 	bytes atomic.Int64  // received
 	last  atomic.Int64  // UnixNano of the last byte
 	begun chan struct{} // closed when the first byte has come
-	hurry chan struct{} // closed when a slow client may read what its kernel has
+	hurry chan struct{} // closed when the end is expected: a slow client may read what its kernel has
 	ended chan struct{} // closed when the client knows the end
 	err   error         // set before ended is closed
 	once  sync.Once
@@ -227,9 +227,15 @@ func (o *opener) udp(f *flow) error {
 		return err
 	}
 	defer a.Close()
-	for missed := 0; missed < 15; {
-		if o.ctx.Err() != nil {
+	patience := 500 // a loaded machine may be silent for long
+	hurry := f.hurry
+	for missed := 0; missed < patience; {
+		select {
+		case <-o.ctx.Done():
 			return o.ctx.Err()
+		case <-hurry: // the end is expected
+			patience, hurry = 15, nil
+		default:
 		}
 		if err := a.Send([]byte("datagram")); err != nil {
 			return err
@@ -282,6 +288,8 @@ func (o *opener) ends(limit time.Duration) {
 	timeout := time.After(limit)
 	for _, f := range o.all {
 		close(f.hurry)
+	}
+	for _, f := range o.all {
 		select {
 		case <-f.ended:
 		case <-timeout:
