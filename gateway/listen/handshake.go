@@ -213,6 +213,7 @@ func (f *Faces) build() {
 	f.device.ClientAuth = tls.RequireAndVerifyClientCert
 	f.tunnel = f.device.Clone()
 	f.tunnel.NextProtos = []string{Tunnel}
+	f.tunnel.DynamicRecordSizingDisabled = true // tunnels carry their own records
 }
 
 // canonicalName is a server name as certificates and routes spell it.
