@@ -30,9 +30,12 @@ func handler(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("X-Seen", fmt.Sprintf("%s %s %s %q", r.Proto, tlcp.CipherSuiteName(st.CipherSuite), id.Device, st.NegotiatedProtocol))
-	if _, err := io.Copy(w, r.Body); err != nil {
+	body, err := io.ReadAll(r.Body) // HTTP/1.1 is not full duplex
+	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
 	}
+	w.Write(body)
 }
 
 // serve accepts connections, handshakes, and hands each to the HTTP version
