@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -147,7 +148,7 @@ func TestTermDrains(t *testing.T) {
 func TestGCR002_M66_RestartWithoutTheControlCenter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil, false)
-	u, b, _ := w.newcomer(t, "restart", time.Time{})
+	u, b, a := w.newcomer(t, "restart", time.Time{})
 	locked := w.NewUser("restartlocked")
 	w.Grant(locked, "browser", time.Time{}, webID)
 	lb := w.signedIn(t, locked, true, "web")
@@ -201,6 +202,22 @@ func TestGCR002_M66_RestartWithoutTheControlCenter(t *testing.T) {
 		if p, err := lb.Get(ctx, w.URL("web", "/again")); err == nil && p.Status == 200 {
 			t.Errorf("%s: who was locked before the restart is served: %+v", how, p)
 		}
+		began = time.Now()
+		testbed.Eventually(t, 30*time.Second, "the agent's tunnel is back", func() bool {
+			c, err := testbed.DialSOCKS(ctx, a.SOCKS5, w.app(echoID).Address())
+			if err != nil {
+				return false
+			}
+			defer c.Close()
+			buf := make([]byte, 4)
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second)) // a connection that is gone says so in what follows
+			_, err = c.Write([]byte("echo"))
+			if err == nil {
+				_, err = io.ReadFull(c, buf)
+			}
+			return err == nil && string(buf) == "echo"
+		})
+		t.Logf("%s: the tunnel carried again %v later", how, time.Since(began).Round(time.Millisecond))
 		testbed.Eventually(t, 20*time.Second, "healthz says that the lists may be old", func() bool {
 			status, word, err := w.Health()
 			return err == nil && status == 200 && word == string(gateway.Stale)
