@@ -52,10 +52,17 @@ func (l *log) commit(b *batch) {
 	if err != nil {
 		signal(l.s.poke) // the keeper lets us try again
 	}
-	if l.class.lazy() && err == nil {
-		if signal(l.dirty); l.overdue() {
+	if err != nil {
+		return
+	}
+	going := l.hasDoomed()
+	if l.class.lazy() {
+		if signal(l.dirty); going || l.overdue() {
 			l.sync() // a failure is seen by the next take
 		}
+	}
+	if going {
+		l.sweep() // at once: the cap counts
 	}
 }
 

@@ -40,6 +40,17 @@ func (l *log) kept() (n int64) {
 	return n
 }
 
+func (l *log) hasDoomed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segs {
+		if s.doomed {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *Spool) total() (n int64) {
 	for _, l := range s.logs {
 		l.mu.Lock()
