@@ -140,9 +140,9 @@ func (a *Access) update(build func(cur *policy.Snapshot) (*policy.Snapshot, []po
 		st.snap, st.next = snap, nil
 		st.over = st.over.after(snap, before, swap)
 	})
-	a.alertLocks(snap.Locks(), start)
 	a.metrics.applied(a.cfg.Now().Sub(start))
 	a.walk(start, nil)
+	a.alertLocks(snap.Locks(), start)
 	g, p := snap.Version()
 	a.cfg.Logger.Info("list applied", zap.Uint64("version", g), zap.Uint64("policy_version", p), zap.Int("faults", len(faults)))
 	return faults, nil
@@ -181,11 +181,13 @@ func (a *Access) Narrow(d Delta) {
 			st.over = st.over.with(d, a.narrowed, st.snap, start, a.handles)
 		})
 	}
-	a.alertLocks(d.Locks, start)
 	a.endRevoked(d.Revoke, start)
 	if len(d.Remove)+len(d.Locks) != 0 {
 		a.walk(start, narrowMatch(d))
 	}
+	// Last: an agent that hears of a lock ends its flows itself, and the audit
+	// would say that nothing was amiss.
+	a.alertLocks(d.Locks, start)
 }
 
 // narrowMatch selects the sessions that d may touch.

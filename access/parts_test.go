@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
@@ -90,4 +91,29 @@ func TestCutByAnOperatorRevokesSignInsOnly(t *testing.T) {
 		w.attachRefused(cookie, reason.SessionRevoked)
 		w.attach(cert)
 	})
+}
+
+// The alert of a lock reaches the agent, which then ends its flows itself:
+// what is cut must be cut before.
+func TestGCR002_M57_CutsComeBeforeTheAlertOfALock(t *testing.T) {
+	lock := policy.Lock{Kind: "user", ID: user1}
+	for name, do := range map[string]func(*world){
+		"by a change": func(w *world) { w.Narrow(Delta{Locks: []policy.Lock{lock}}) },
+		"by a change that revokes": func(w *world) {
+			w.Narrow(Delta{Locks: []policy.Lock{lock}, Revoke: []Revocation{{UserID: user1}}})
+		},
+		"by a list": func(w *world) { w.in.Locks = []policy.Lock{lock}; w.apply() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{}, func(w *world) {
+				f, alerts := w.open(w.attach(w.facts()), w.app), -1
+				f.onCut = func(reason.Reason) { alerts = w.rec.count(alert.LockInForce) }
+				do(w)
+				wantCut(t, f, reason.Locked)
+				if alerts != 0 || w.rec.count(alert.LockInForce) != 1 {
+					t.Errorf("%d alerts before the cut and %d after, want 0 and 1", alerts, w.rec.count(alert.LockInForce))
+				}
+			})
+		})
+	}
 }
