@@ -14,9 +14,10 @@
 // Append of the classes [Alert], [Identity] and [Status] returns after
 // fdatasync: the record survives a power cut. Append of [Audit] returns after
 // the write: the record survives the death of the process, and a power cut
-// after at most [Config.Window]; no caller of it ever waits for a sync. Next
-// gives only what is synced, so what a receiver has seen can not vanish here
-// and its number can not come again.
+// after at most [Config.Window]. Its callers meet a sync only where a segment
+// ends, once in 8 MiB, and when the disk is four windows behind. Next gives only
+// what is synced, so what a receiver has seen can not vanish here and its number
+// can not come again.
 //
 // Every sequence number ends in one of three ways: acknowledged, still here, or
 // in a [Gap]. A gap is itself a record of the log: whatever is dropped, damaged
@@ -118,6 +119,8 @@
 //
 // Each class has a cap, and all together may have one. At a cap the oldest
 // segment goes, in the order status, audit, identity, alert, and never a higher
-// class for a lower one. On a full disk new records are refused; for alerts and
-// identity first the reserve is given up, then segments of lower classes.
+// class for a lower one. On a full disk new records are refused, and refusing
+// costs no system call; for alerts and identity first the reserve is given up,
+// then segments of status and audit. What waits in memory is bounded by 4 MiB
+// and four windows a class.
 package spool

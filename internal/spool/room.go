@@ -109,8 +109,8 @@ func (l *log) doom(why Reason) *segment {
 
 // makeRoom is called by a class's committer when the disk is full. It reports
 // whether there may be room now. Audit and status only wait for better times;
-// for alerts and identity the reserve is given up, then segments of lower
-// classes.
+// for alerts and identity the reserve is given up, then segments of status and
+// audit; alerts and identity never give way to each other.
 func (s *Spool) makeRoom(c Class, cause error) bool {
 	s.mu.Lock()
 	was := s.tight
@@ -131,7 +131,7 @@ func (s *Spool) makeRoom(c Class, cause error) bool {
 	if !c.vital() {
 		return false
 	}
-	for low := NumClasses - 1; low > c; low-- {
+	for low := NumClasses - 1; !low.vital(); low-- {
 		l := s.logs[low]
 		if l.giveWay() {
 			signal(l.wake)
