@@ -141,6 +141,12 @@ func (l *Lease) Release(u Usage) {
 	why := u.Reason
 	if r := l.Reason(); r != reason.OK {
 		why = r
+	} else if why == reason.OK {
+		select {
+		case <-l.s.done: // the cut of another lease took this one's carrier along before its own turn
+			why = l.s.Reason()
+		default:
+		}
 	}
 	rec := l.a.record(audit.End, l, why, now)
 	rec.BytesIn, rec.BytesOut, rec.Duration = u.BytesIn, u.BytesOut, now.Sub(l.since)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
@@ -116,4 +117,32 @@ func TestGCR002_M57_CutsComeBeforeTheAlertOfALock(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Flows share a carrier: the first cut of an ended session may end the others
+// before their turn. The audit knows why they ended.
+func TestGCR002_M57_FlowsThatEndWithTheirSessionSayWhy(t *testing.T) {
+	bubble(t, Config{}, func(w *world) {
+		s := w.attach(w.facts())
+		flows := []*flow{w.open(s, w.app), w.open(s, w.app), w.open(s, w.app)}
+		for _, f := range flows {
+			f.onCut = func(reason.Reason) {
+				for _, g := range flows {
+					g.lease.Load().Release(Usage{})
+				}
+			}
+		}
+		if n := w.End(s, reason.LoggedOut); n != 1 {
+			t.Errorf("%d flows cut, want the 1 that lived at its turn", n)
+		}
+		ends := w.rec.kind(audit.End)
+		if len(ends) != len(flows) {
+			t.Fatalf("%d ends, want %d", len(ends), len(flows))
+		}
+		for i, r := range ends {
+			if r.Code != reason.LoggedOut || r.Allowed {
+				t.Errorf("end %d: %s, allowed %v; want logged_out", i, r.Result, r.Allowed)
+			}
+		}
+	})
 }
