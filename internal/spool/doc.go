@@ -84,8 +84,8 @@
 //
 // Sealed with the nonce 0 0 0 kind | sequence number, bytes 0 to 23 being
 // additional data. The chain is SM3: it starts as SM3(chain value of the
-// segment before | class | salt | first), and each frame makes it
-// SM3(chain | frame). The end frame, which a segment gets when it is full or
+// segment before | class | salt | first), and each frame makes it SM3(chain |
+// tag): the tag stands for the whole frame. The end frame, which a segment gets when it is full or
 // the spool closes, carries the number of frames and the chain value before it.
 // A segment whose process was killed has none; the next one takes its chain
 // value over.

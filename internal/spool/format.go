@@ -148,13 +148,13 @@ func (h *header) chainStart() [sm3.Size]byte {
 	return sm3.Sum(append(append([]byte(nil), h.prev[:]...), h.identity()...))
 }
 
-// chainNext returns the chain value after frame.
+// chainNext returns the chain value after a frame. Its tag stands for all of
+// it: no other head or payload has this tag under the segment's key.
 func chainNext(chain [sm3.Size]byte, frame []byte) [sm3.Size]byte {
-	d := sm3.New()
-	d.Write(chain[:])
-	d.Write(frame)
-	d.Sum(chain[:0])
-	return chain
+	var b [sm3.Size + tagSize]byte
+	copy(b[:], chain[:])
+	copy(b[sm3.Size:], frame[len(frame)-tagSize:])
+	return sm3.Sum(b[:])
 }
 
 // frame is a frame's head and where it lies.
