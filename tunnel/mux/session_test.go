@@ -197,7 +197,8 @@ func TestHelloTimeout(t *testing.T) {
 		if _, why := r.end(false); why != reason.HelloTimeout {
 			t.Errorf("ended for %v", why)
 		}
-		if d := time.Since(begin); d != 10*time.Second {
+		// The end of the raw peer is seen by its next ping.
+		if d := time.Since(begin); d < 10*time.Second || d > 11*time.Second {
 			t.Errorf("ended after %v", d)
 		}
 	})
