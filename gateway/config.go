@@ -122,6 +122,9 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read gateway configuration: %w", err)
 	}
+	if fi, err := os.Stat(path); err == nil && fi.Mode().Perm()&0o002 != 0 {
+		return nil, fmt.Errorf("read gateway configuration %s: mode %v lets everybody write it (run: chmod o-w %s)", path, fi.Mode().Perm(), path)
+	}
 	c := &Config{}
 	d := yaml.NewDecoder(bytes.NewReader(raw), yaml.Strict())
 	switch err := d.Decode(c); {

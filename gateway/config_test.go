@@ -175,9 +175,17 @@ func TestS40_StartIsRefusedWithTheRemedy(t *testing.T) {
 			w.start()
 			raw, err := os.ReadFile(filepath.Join(w.dir, "gateway.yaml"))
 			must(t, err)
-			w.write("gateway.yaml", strings.ReplaceAll(strings.ReplaceAll(string(raw), "listen: ['127.0.0.1:0']", "listen: ['"+w.addr+"']"), "a.sock", "b.sock"), 0o600)
+			w.write("gateway.yaml", strings.ReplaceAll(strings.ReplaceAll(string(raw), "listen: ['127.0.0.1:0']", "listen: ['"+w.addr+"']"), "a.sock", "b.sock")+"state_dir: other\n", 0o600)
 		}},
-		{"socket in use", "another process serves it", func(w *world) { w.start() }},
+		{"socket in use", "another process serves it", func(w *world) {
+			w.start()
+			w.config(twoApps + "state_dir: other\nadmin: {socket: state/admin.sock}\n")
+		}},
+		{"state folder in use", "another gateway runs", func(w *world) {
+			w.start()
+			w.config(twoApps + "admin: {socket: b.sock}\n")
+		}},
+		{"configuration for everybody", "chmod o-w", func(w *world) { must(t, os.Chmod(filepath.Join(w.dir, "gateway.yaml"), 0o666)) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)

@@ -31,6 +31,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/apps/link"
@@ -66,6 +67,7 @@ type Gateway struct {
 	appLink    *link.Server // nil: no applications' link
 	port       *listen.Port
 
+	lock   *os.File   // of the state folder
 	reload sync.Mutex // one reload at a time
 	site   atomic.Pointer[site]
 
@@ -107,7 +109,7 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 		}
 	}()
 	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := stateFolder(cfg.StateDir); err != nil {
+	if g.lock, err = stateFolder(cfg.StateDir); err != nil {
 		return nil, err
 	}
 	if err := g.identify(cfg); err != nil {
@@ -178,20 +180,27 @@ func openKeys(cfg *Config) (*keystore.Store, certid.Identity, error) {
 	return keys, id, nil
 }
 
-// stateFolder makes dir, and refuses one that others may write to: what is in it
-// decides who gets in.
-func stateFolder(dir string) error {
+// stateFolder makes dir and takes it for this process alone (R19). It refuses
+// one that others may write to: what is in it decides who gets in.
+func stateFolder(dir string) (lock *os.File, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make state folder: %w", err)
+		return nil, fmt.Errorf("make state folder: %w", err)
 	}
 	fi, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Errorf("make state folder: %w", err)
+		return nil, fmt.Errorf("make state folder: %w", err)
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("state_dir: mode %v of %s lets others write to it (chmod 700 it)", fi.Mode().Perm(), dir)
+		return nil, fmt.Errorf("state_dir: mode %v of %s lets others write to it (chmod 700 it)", fi.Mode().Perm(), dir)
 	}
-	return nil
+	if lock, err = os.OpenFile(filepath.Join(dir, "gateway.lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return nil, fmt.Errorf("lock state folder: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("state_dir: another gateway runs on %s (stop it, or give this one a folder of its own): %w", dir, err)
+	}
+	return lock, nil
 }
 
 // build makes the parts that stay for the gateway's life, then the first site.
@@ -227,7 +236,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	}
 	g.lists.site(s)
 	if cfg.Control == nil {
-		return g.lists.fromFiles(ctx, s.keys, cfg.Lists)
+		return g.lists.fromFiles(s.keys, cfg.Lists)
 	}
 	return g.connect(cfg)
 }
@@ -313,6 +322,9 @@ func (g *Gateway) close() {
 	if g.audit != nil {
 		_ = g.audit.Close() // what was written is kept; the error that made us close is the one to tell
 	}
+	if g.lock != nil {
+		g.lock.Close()
+	}
 }
 
 // Addresses returns where the gateway listens.
@@ -383,7 +395,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if l := g.site.Load().login; l != nil {
 		l.Close()
 	}
-	return errors.Join(err, g.revoked.close(), g.audit.Close())
+	return errors.Join(err, g.revoked.close(), g.audit.Close(), g.lock.Close())
 }
 
 func parseLevel(s string) (zapcore.Level, error) { return zapcore.ParseLevel(cmp.Or(s, "info")) }

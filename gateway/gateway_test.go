@@ -106,18 +106,22 @@ func TestReloadNarrowsWhateverElseFails(t *testing.T) {
 		w.start()
 		alice := w.client(w.alice())
 		w.want(alice, "https://one.test/", 200, "")
-		// A folder in the file's place: the rename fails, for root as well.
-		seen := filepath.Join(w.dir, "state", "list-files.json")
-		must(t, os.Rename(seen, seen+".old"))
-		must(t, os.MkdirAll(filepath.Join(seen, "x"), 0o700))
-		w.lists(2, 2)
-		if err := w.g.Reload(); err == nil {
-			t.Error("reload: no error")
+		end := w.download(alice, "https://one.test/big")
+		state := filepath.Join(w.dir, "state")
+		must(t, os.Rename(state, state+".away")) // no file can be made: for root as well
+		w.lists(2, 2, "USR00000002 "+dev+" "+app1)
+		if err := w.g.Reload(); err == nil || !strings.Contains(err.Error(), "store") {
+			t.Errorf("reload: %v, want that the version was not stored", err)
 		}
-		must(t, os.RemoveAll(seen))
-		must(t, os.Rename(seen+".old", seen))
-		must(t, os.Remove(seen))
-		w.want(alice, "https://one.test/", 200, "") // the file could not be read: nothing was applied
+		must(t, os.Rename(state+".away", state))
+		if err := <-end; err == nil {
+			t.Error("the download ended well")
+		}
+		w.want(alice, "https://one.test/", 403, "YM-3")
+		bob := w.client(w.certificate("urn:yumen:device:"+dev, "urn:yumen:user:USR00000002"))
+		w.want(bob, "https://one.test/", 403, "YM-3") // nothing widens that is not stored
+		must(t, w.g.Reload())
+		w.want(bob, "https://one.test/", 200, "USR00000002")
 	})
 }
 
@@ -249,5 +253,21 @@ func TestR23_ShutdownDrains(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(w.dir, "state", "admin.sock")); err == nil {
 		t.Error("the admin socket is left")
+	}
+}
+
+func TestCertificatesThatEndSoonAreReported(t *testing.T) {
+	w := newWorld(t)
+	g, err := New(t.Context(), filepath.Join(w.dir, "gateway.yaml"), Options{Logger: quiet()})
+	must(t, err)
+	defer g.close()
+	s := g.site.Load()
+	if soon := s.endSoon(time.Now()); len(soon) != 0 {
+		t.Errorf("today: %v", soon)
+	}
+	for at, end := range s.ends {
+		if soon := s.endSoon(end.Add(-certificateWarning / 2)); len(soon) != 1 || !strings.HasPrefix(soon[0], at) {
+			t.Errorf("before the end of %s: %v", at, soon)
+		}
 	}
 }

@@ -81,6 +81,20 @@ func (l *lists) Policies(_ context.Context, p *ctlclient.Policies) error {
 	defer l.mu.Unlock()
 	old := l.policies
 	l.policies = p.NotAfter
+	faults, err := l.g.access.Change(func(b *policy.Builder) {
+		setPolicies(b, p)
+		b.SetNotAfter(l.notAfter())
+		b.SetNoList(l.grants.IsZero())
+	}, p.Store)
+	if err != nil {
+		l.policies = old
+	}
+	l.record("policies", p.Version, len(faults), err)
+	return err
+}
+
+// setPolicies gives b the policies and locks of p.
+func setPolicies(b *policy.Builder, p *ctlclient.Policies) {
 	bad := make([]policy.BadRow, 0, len(p.BadRows))
 	for i, r := range p.BadRows {
 		row := policy.BadRow{Index: i, PolicyID: r.PolicyID, Err: errors.New("breaks the rules of Table 9")}
@@ -89,16 +103,30 @@ func (l *lists) Policies(_ context.Context, p *ctlclient.Policies) error {
 		}
 		bad = append(bad, row)
 	}
-	faults, err := l.g.access.Change(func(b *policy.Builder) {
-		b.SetPolicies(p.Rows, bad, p.Version)
-		b.SetLocks(locks(p.Locks))
-		b.SetNotAfter(l.notAfter())
-		b.SetNoList(l.grants.IsZero())
-	}, p.Store)
+	b.SetPolicies(p.Rows, bad, p.Version)
+	b.SetLocks(locks(p.Locks))
+}
+
+// both puts two lists in force as one, so that nothing that either takes away
+// waits for the other.
+func (l *lists) both(p *ctlclient.Policies, g *ctlclient.Grants, store func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	oldGrants, oldPolicies := l.grants, l.policies
+	l.grants, l.policies = g.NotAfter, p.NotAfter
+	b := l.g.access.Builder()
+	setPolicies(b, p)
+	b.SetNoList(false)
+	b.SetVersion(g.Version)
+	b.SetNotAfter(l.notAfter())
+	b.Grow(len(g.Rows))
+	b.AddPage(rows(g.Rows))
+	faults, err := l.g.access.ApplyPages(b, store)
 	if err != nil {
-		l.policies = old
+		l.grants, l.policies = oldGrants, oldPolicies
 	}
-	l.record("policies", p.Version, len(faults), err)
+	l.record("policies", p.Version, len(p.Faults), err)
+	l.record("grants", g.Version, len(g.Faults)+len(faults), err)
 	return err
 }
 
@@ -195,10 +223,9 @@ type seenFiles struct {
 func (l *lists) seenPath(state string) string { return filepath.Join(state, "list-files.json") }
 
 // fromFiles reads, verifies and applies the signed list files: the lists of a
-// gateway without a control center. Both are verified before one is applied.
-// Policies come first, and the version of each is stored between what it takes
-// away and what it gives.
-func (l *lists) fromFiles(ctx context.Context, keys *keystore.Store, f *ListsConfig) error {
+// gateway without a control center. Both are verified before one is applied,
+// and their versions are stored between what they take away and what they give.
+func (l *lists) fromFiles(keys *keystore.Store, f *ListsConfig) error {
 	path := l.seenPath(l.g.site.Load().cfg.StateDir)
 	raw, err := os.ReadFile(path)
 	switch {
@@ -214,24 +241,17 @@ func (l *lists) fromFiles(ctx context.Context, keys *keystore.Store, f *ListsCon
 	if err != nil {
 		return err
 	}
-	store := func(v seenFiles) func() error {
-		return func() error {
-			if v == l.seen {
-				return nil
-			}
-			if err := storeJSON(path, v); err != nil {
-				return err
-			}
-			l.seen = v
+	now := seenFiles{Grants: g.Version, Policies: p.Version}
+	return l.both(p, g, func() error {
+		if now == l.seen {
 			return nil
 		}
-	}
-	p.Store = store(seenFiles{Grants: l.seen.Grants, Policies: p.Version})
-	if err := l.Policies(ctx, p); err != nil {
-		return err
-	}
-	g.Store = store(seenFiles{Grants: g.Version, Policies: p.Version})
-	return l.Grants(ctx, g)
+		if err := storeJSON(path, now); err != nil {
+			return err
+		}
+		l.seen = now
+		return nil
+	})
 }
 
 // verifyFiles returns both lists, or why they are refused.

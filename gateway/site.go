@@ -206,11 +206,8 @@ func (g *Gateway) watchCertificates(ctx context.Context) error {
 	tick := time.NewTicker(certificateCheck)
 	defer tick.Stop()
 	for {
-		now := g.now()
-		for at, end := range g.site.Load().ends {
-			if end.Sub(now) < certificateWarning {
-				g.alerts.Raise(alert.Alert{Code: alert.CertExpiring, Detail: fmt.Sprintf("%s: until %s", at, end.UTC().Format(time.RFC3339))})
-			}
+		if soon := g.site.Load().endSoon(g.now()); len(soon) > 0 {
+			g.alerts.Raise(alert.Alert{Code: alert.CertExpiring, Detail: strings.Join(soon, "; ")})
 		}
 		select {
 		case <-ctx.Done():
@@ -218,6 +215,18 @@ func (g *Gateway) watchCertificates(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// endSoon names the certificates that need to be renewed.
+func (s *site) endSoon(now time.Time) []string {
+	var soon []string
+	for at, end := range s.ends {
+		if end.Sub(now) < certificateWarning {
+			soon = append(soon, fmt.Sprintf("%s: until %s", at, end.UTC().Format(time.RFC3339)))
+		}
+	}
+	slices.Sort(soon)
+	return soon
 }
 
 // Reload reads the file again and puts the new site in place of the old one.
@@ -240,12 +249,12 @@ func (g *Gateway) tryReload() error {
 	s, err := g.nextSite(old)
 	if err != nil {
 		if l := old.cfg.Lists; l != nil { // a fault of the file must not delay what a list takes away
-			err = errors.Join(err, g.lists.fromFiles(context.Background(), old.keys, l))
+			err = errors.Join(err, g.lists.fromFiles(old.keys, l))
 		}
 		return err
 	}
 	if l := s.cfg.Lists; l != nil {
-		if err := g.lists.fromFiles(context.Background(), s.keys, l); err != nil {
+		if err := g.lists.fromFiles(s.keys, l); err != nil {
 			return err
 		}
 	}
