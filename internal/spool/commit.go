@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -133,8 +134,8 @@ func (l *log) abandonItems(items []item) (upTo uint64) {
 		}
 		l.inflight -= len(it.payload)
 		if it.kind == kindGaps {
-			l.done.add(it.seq, it.seq)
 			l.pending = append(append([]Gap(nil), it.gaps...), l.pending...)
+			l.lose(it.seq, it.seq, 0, Refused) // its number, no record
 			for _, s := range l.segs {
 				if s.doomed && s.wait > l.stored {
 					s.wait = l.ticket + 1
@@ -172,26 +173,18 @@ func (l *log) write() error {
 		if len(todo) == 0 {
 			return nil
 		}
-		l.buf = l.buf[:0]
-		type place struct{ from, to int }
-		var places []place
-		for _, it := range todo {
-			from := len(l.buf)
-			n := int64(from + frameSize + len(it.payload) + tagSize)
-			if (at > headerSize || from > 0) && n > room || from > 0 && n > maxWrite {
-				break
-			}
-			l.buf = appendFrame(l.buf, l.active.aead, l.class, it.kind, it.seq, it.at, it.payload)
-			chain = chainNext(chain, l.buf[from:])
-			places = append(places, place{from, len(l.buf)})
-		}
+		places, size := l.lay(todo, at, room)
 		if len(places) == 0 {
 			if err := l.seal(); err != nil {
 				return err
 			}
 			continue
 		}
-		size, err := l.put(l.buf, at)
+		l.sealAll(todo, places, size)
+		for _, p := range places {
+			chain = chainNext(chain, l.buf[p.from:p.to])
+		}
+		grown, err := l.put(l.buf, at)
 		if err != nil {
 			return err
 		}
@@ -204,8 +197,39 @@ func (l *log) write() error {
 		}
 		l.written += len(places)
 		l.chain = chain
-		l.active.size = max(l.active.size, size)
+		l.active.size = max(l.active.size, grown)
 		l.mu.Unlock()
+	}
+}
+
+// place is where a frame lies in what is written at once.
+type place struct{ from, to int }
+
+// lay chooses the items that go into one write at offset at of the active
+// segment, which has room for so many bytes; a segment takes at least one.
+func (l *log) lay(todo []item, at, room int64) (places []place, size int) {
+	places = l.places[:0]
+	for _, it := range todo {
+		to := size + frameSize + len(it.payload) + tagSize
+		if (at > headerSize || size > 0) && int64(to) > room || size > 0 && to > maxWrite {
+			break
+		}
+		places = append(places, place{size, to})
+		size = to
+	}
+	l.places = places
+	return places, size
+}
+
+// sealAll makes the frames in l.buf.
+func (l *log) sealAll(todo []item, places []place, size int) {
+	if cap(l.buf) < size {
+		l.buf = make([]byte, size, size+zeroAhead)
+	}
+	l.buf = l.buf[:size]
+	for i, p := range places {
+		it := &todo[i]
+		appendFrame(l.buf[p.from:p.from:p.to], l.active.aead, l.class, it.kind, it.seq, it.at, it.payload)
 	}
 }
 
@@ -221,7 +245,9 @@ func (l *log) put(frames []byte, off int64) (size int64, err error) {
 	end := off + int64(len(frames))
 	if end > l.active.size && !l.class.lazy() {
 		grown := min((end+zeroAhead-1)/zeroAhead*zeroAhead, max(end, l.most))
-		l.buf = append(frames, make([]byte, grown-end)...)
+		n := len(frames)
+		l.buf = slices.Grow(frames, int(grown-end))[:n+int(grown-end)]
+		clear(l.buf[n:])
 	}
 	n, err := l.f.WriteAt(l.buf, off)
 	if err != nil && n < len(frames) {

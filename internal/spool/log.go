@@ -57,6 +57,7 @@ type log struct {
 
 	syncing sync.Mutex // held while f is synced or closed
 	buf     []byte     // the committer's
+	places  []place    // the committer's
 }
 
 // item is one frame to be.

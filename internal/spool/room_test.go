@@ -213,7 +213,7 @@ func testFullDisk(t *testing.T, cfg Config, disk fullDisk) {
 				here.add(p.from, p.to)
 			}
 			if lost := here.without(1, last); len(lost) > 0 {
-				t.Errorf("%s, %s: neither here nor in a gap: %v", when, c, lost)
+				t.Errorf("%s, %s: neither here nor in a gap: %v; known %+v", when, c, lost, s.logs[c].known)
 			}
 			gaveWay := uint64(0)
 			for _, p := range acked[c] {
