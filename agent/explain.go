@@ -73,6 +73,7 @@ func explainError(err error) (reason.Reason, Words) {
 	var gw *carrier.RefusedError
 	var ctl *ctlclient.RefusedError
 	var own *Refusal
+	var name *nameError
 	switch {
 	case errors.As(err, &own):
 		return own.Reason, sentence(own.Reason, own.Detail)
@@ -85,10 +86,18 @@ func explainError(err error) (reason.Reason, Words) {
 	case errors.As(err, &ctl):
 		r, w := Explain(ctl.Result)
 		return cmp.Or(r, ctl.Reason), w
-	case errors.Is(err, ctlclient.ErrDown):
+	case errors.As(err, &name):
+		return reason.MessageInvalid, name.words()
+	case errors.Is(err, ctlclient.ErrUnreachable):
 		return reason.UpstreamUnreachable, Words{
 			EN: "the control center cannot be reached; check the network and try again",
 			ZH: "无法连接控制中心，请检查网络后重试",
+		}
+	case errors.Is(err, ctlclient.ErrDown): // it has answered, and this is no fault of the network
+		detail := printable(err.Error())
+		return reason.UpstreamBadResponse, Words{
+			EN: "the control center answered, but not with what is needed: " + detail + "; try again, then tell your administrator",
+			ZH: "控制中心有应答，但无法完成请求：" + detail + "；请重试，仍失败时请告知管理员",
 		}
 	}
 	return reason.InternalError, Words{EN: err.Error(), ZH: "故障：" + err.Error()}

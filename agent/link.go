@@ -15,9 +15,9 @@ type Link interface {
 	// Run keeps the link until ctx ends: identity reports, status (Table 21)
 	// and resources at least every 60 s while a user is signed in.
 	Run(ctx context.Context) error
-	// Login signs in by Table 16. A refusal by Table 18 is a
-	// [*ctlclient.RefusedError].
-	Login(ctx context.Context, userID string, method int, factors []wire.Factor) (ctlclient.Token, error)
+	// Login signs in by Table 16, by userId or by name; the token says who it
+	// is. A refusal by Table 18 is a [*ctlclient.RefusedError].
+	Login(ctx context.Context, name string, method int, factors []wire.Factor) (ctlclient.Token, error)
 	// Logout ends the reports.
 	Logout()
 	// FetchResources fetches Table 19 now.

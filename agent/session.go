@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,12 +26,13 @@ func (s session) in() bool { return s.token != "" }
 
 const loginTimeout = 20 * time.Second
 
-// Login signs userID in with the given proofs (Tables 16 to 18) and fetches the
-// resource list. The proofs are sent once and kept nowhere. A refusal names its
+// Login signs name in with the given proofs (Tables 16 to 18) and fetches the
+// resource list. name is a userId, or a sign-in name that Table 16 has room for;
+// the control center says whose it is. The proofs are sent once and kept nowhere. A refusal names its
 // reason in both languages by [Agent.ExplainError].
-func (a *Agent) Login(ctx context.Context, userID string, factors []wire.Factor) error {
-	if userID == "" || len(userID) > 11 {
-		return fmt.Errorf("sign in: user %q must have 1 to 11 characters", printable(userID))
+func (a *Agent) Login(ctx context.Context, name string, factors []wire.Factor) error {
+	if !fitsTable16(name) {
+		return &nameError{printable(name)}
 	}
 	if len(factors) == 0 {
 		return errors.New("sign in: no password or other proof")
@@ -39,20 +41,16 @@ func (a *Agent) Login(ctx context.Context, userID string, factors []wire.Factor)
 	defer cancel()
 	a.loginMu.Lock()
 	defer a.loginMu.Unlock()
-	tok, err := a.link.Login(ctx, userID, wire.MethodLocal, factors)
+	tok, err := a.link.Login(ctx, name, wire.MethodLocal, factors)
 	if err != nil {
-		return fmt.Errorf("sign in %s: %w", userID, err)
-	}
-	if tok.UserID != userID {
-		a.signOut(reason.LoginFailed)
-		return fmt.Errorf("sign in %s: the control center answered for another user", userID)
+		return fmt.Errorf("sign in %s: %w", name, err)
 	}
 	if err := a.takeToken(tok); err != nil {
 		a.signOut(reason.LoginFailed)
-		return fmt.Errorf("sign in %s: %w", userID, err)
+		return fmt.Errorf("sign in %s: %w", name, err)
 	}
-	a.log.Info("signed in", zap.String("user_id", userID), zap.Time("expires", tok.Expires))
-	if err := a.state.setUser(userID); err != nil {
+	a.log.Info("signed in", zap.String("user_id", tok.UserID), zap.Time("expires", tok.Expires))
+	if err := a.state.setUser(tok.UserID); err != nil {
 		a.log.Warn("state not written", zap.Error(err))
 	}
 	rs, err := a.link.FetchResources(ctx)
@@ -61,6 +59,24 @@ func (a *Agent) Login(ctx context.Context, userID string, factors []wire.Factor)
 	}
 	a.setResources(rs)
 	return nil
+}
+
+// fitsTable16 reports whether userId of Table 16 can carry name: 1 to 11
+// letters, digits and symbols, no spaces.
+func fitsTable16(name string) bool {
+	return name != "" && len(name) <= wire.IDLength && !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// nameError says that Table 16 has no room for a name.
+type nameError struct{ name string }
+
+func (e *nameError) Error() string { return "sign in: " + e.words().EN }
+
+func (e *nameError) words() Words {
+	return Words{
+		EN: fmt.Sprintf("the name %q is not 1 to %d letters, digits and symbols; sign in with the userId instead, for example USR00000001 (your administrator finds it by yumen control user list)", e.name, wire.IDLength),
+		ZH: fmt.Sprintf("用户名 %q 不是 1 至 %d 个字母、数字或符号，请改用 userId 登录，例如 USR00000001（管理员可用 yumen control user list 查询）", e.name, wire.IDLength),
+	}
 }
 
 // errNoToken is a Table 18 that says 200 and gives no usable token: a failure

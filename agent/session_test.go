@@ -73,7 +73,7 @@ func TestGCR002_M96_SuccessWithoutTokenIsFailure(t *testing.T) {
 		"no token":      {UserID: testUser, Expires: time.Now().Add(time.Hour)},
 		"no expiration": {UserID: testUser, AuthToken: "aaaaaaaaaa1"},
 		"expired":       {UserID: testUser, AuthToken: "aaaaaaaaaa1", Expires: time.Unix(1, 0)},
-		"other user":    {UserID: "USR00000002", AuthToken: "aaaaaaaaaa1", Expires: time.Now().Add(time.Hour)},
+		"no user":       {AuthToken: "aaaaaaaaaa1", Expires: time.Now().Add(time.Hour)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, nil)
@@ -93,7 +93,9 @@ func TestLoginFailureIsWordedInBothLanguages(t *testing.T) {
 	}{
 		{&ctlclient.RefusedError{Table: 18, Reason: reason.LoginFailed, Result: reason.LoginFailed.Result()}, "the sign-in failed", "登录失败"},
 		{&ctlclient.RefusedError{Table: 18, Reason: reason.Locked, Result: reason.Locked.Result()}, "locked by the administrator", "已被管理员锁定"},
-		{fmt.Errorf("dial: %w", ctlclient.ErrDown), "cannot be reached", "无法连接控制中心"},
+		{&ctlclient.RefusedError{Table: 18, Reason: reason.FactorRefused, Result: reason.FactorRefused.Result() + " (factor of type 4; a static password, type 1, is all that is taken)"}, "type 4", "此处不支持该登录方式"},
+		{fmt.Errorf("dial: %w: %w", ctlclient.ErrDown, ctlclient.ErrUnreachable), "cannot be reached", "无法连接控制中心"},
+		{fmt.Errorf("%w: YM-803 INTERNAL_ERROR: an internal error", ctlclient.ErrDown), "answered, but", "控制中心有应答"},
 		{&ctlclient.RefusedError{Table: 18, Reason: reason.MessageInvalid, Result: "nope"}, "nope", "nope"},
 	} {
 		r := newRig(t, nil)
@@ -103,8 +105,44 @@ func TestLoginFailureIsWordedInBothLanguages(t *testing.T) {
 		if !strings.Contains(w.EN, tc.en) || !strings.Contains(w.ZH, tc.zh) || strings.Contains(w.String(), "secret") {
 			t.Errorf("%v: worded as %q and %q", tc.err, w.EN, w.ZH)
 		}
+		if strings.Contains(w.EN, "cannot be reached") != errors.Is(tc.err, ctlclient.ErrUnreachable) {
+			t.Errorf("%v: worded as %q: only a fault of the connection may read so", tc.err, w.EN)
+		}
 		if r.a.Status().State != SignedOut {
 			t.Error("signed in after a failure")
+		}
+	}
+}
+
+// Who signs in by name is the user whom the control center names: in the
+// status, in the hello to the gateway and in the state of the next start.
+func TestLoginByNameTakesTheUserIDOfTheAnswer(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		if err := r.a.Login(t.Context(), "alice", []wire.Factor{{AuthenticationType: 1, AuthenticationContent: "x"}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		s := r.a.Status()
+		if s.UserID != testUser || s.LastUser != testUser || s.State != Ready {
+			t.Errorf("status %+v", s)
+		}
+		if d := r.dialer.allDials(); len(d) != 1 || d[0].hello.UserID != testUser {
+			t.Errorf("hello %+v, want the userId", d)
+		}
+	})
+}
+
+func TestNameThatTable16CannotCarrySaysWhatToDo(t *testing.T) {
+	for _, name := range []string{"", "bartholomew.k", "张三", "two words"} {
+		r := newRig(t, nil)
+		_, w := explainError(r.a.Login(t.Context(), name, []wire.Factor{{AuthenticationType: 1, AuthenticationContent: "x"}}))
+		for _, text := range []string{w.EN, w.ZH} {
+			if !strings.Contains(text, "yumen control user list") || !strings.Contains(text, "USR00000001") || strings.Contains(text, "cannot be reached") {
+				t.Errorf("%q: worded as %q, want the remedy", name, text)
+			}
+		}
+		if len(r.link.allLogins()) != 0 {
+			t.Errorf("%q was sent", name)
 		}
 	}
 }

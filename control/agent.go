@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -36,9 +37,10 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 	if err != nil {
 		return refuse("T18", reason.MessageInvalid, err.Error())
 	}
+	who := s.whoIs(m)
 	refuse := func(r reason.Reason, detail string) answer {
 		a := refuse("T18", r, detail)
-		a.user = m.UserID
+		a.user = who
 		return a
 	}
 	// 1 Who asks is who holds the channel.
@@ -47,17 +49,17 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 		return refuse(reason.AgentMismatch, "agentId "+m.AgentID)
 	case m.DeviceID != c.DeviceID:
 		return refuse(reason.DeviceMismatch, "deviceId "+m.DeviceID)
-	case c.UserID != "" && c.UserID != m.UserID:
+	case c.UserID != "" && c.UserID != who:
 		return refuse(reason.UserMismatch, "the device belongs to another user")
 	}
 	if l := s.locked(c.Party); l != nil {
 		a := refuse(reason.Locked, l.Kind)
-		a.ext = a.ext.with(extMessage, l.Message)
+		a.ext = a.ext.with(wire.ExtMessage, l.Message)
 		return a
 	}
-	pair := model.Pair{User: m.UserID, Device: m.DeviceID}
+	pair := model.Pair{User: who, Device: m.DeviceID}
 	now := s.cfg.Now()
-	next := &model.Session{UserID: m.UserID, DeviceID: m.DeviceID, AgentID: m.AgentID, Issued: now}
+	next := &model.Session{UserID: who, DeviceID: m.DeviceID, AgentID: m.AgentID, Issued: now}
 	// 2 The proof: a live authentication, or factors.
 	if len(m.UserAuthenticationList) == 0 {
 		old := s.session(pair)
@@ -69,16 +71,19 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 		}
 		next.AuthTime, next.Ends, next.Level, next.Factors = old.AuthTime, old.Ends, old.Level, old.Factors
 	} else {
-		if m.UserAuthenticationMethod != wire.MethodLocal || len(m.UserAuthenticationList) != 1 || m.UserAuthenticationList[0].AuthenticationType != typePassword {
-			return refuse(reason.LoginFailed, "local users have a static password (type 1) only")
+		if detail := unsupported(m); detail != "" {
+			return refuse(reason.FactorRefused, detail)
 		}
-		_, why := s.checkPassword(ctx, m.UserID, m.UserAuthenticationList[0].AuthenticationContent, c.remote)
+		u, why := s.checkPassword(ctx, m.UserID, m.UserAuthenticationList[0].AuthenticationContent, c.remote)
 		if why != reason.OK {
 			a := refuse(why, "")
 			if why == reason.Locked {
-				a.ext = a.ext.with(extMessage, s.lockMessage(m.UserID))
+				a.ext = a.ext.with(wire.ExtMessage, s.lockMessage(u.ID))
 			}
 			return a
+		}
+		if u.ID != who { // the name went to another account between the two looks
+			return refuse(reason.LoginFailed, "the name is another user's by now")
 		}
 		next.AuthTime, next.Ends, next.Level, next.Factors = now, now.Add(s.cfg.SessionLife), levelPassword, []int{typePassword}
 	}
@@ -104,6 +109,38 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 	defer cancel()
 	s.hub.waitAcks(wait, rev, now)
 	return s.tokenAnswer(next, "token")
+}
+
+// whoIs returns the userId of whom m is about. Who signs in may give the name
+// instead, as far as Table 16 has room for it; a report is of a userId. What
+// nobody has stays as it came.
+func (s *Server) whoIs(m *wire.Authentication) string {
+	id := m.UserID
+	if len(m.UserAuthenticationList) > 0 {
+		s.view(func(st *model.State) {
+			if u := st.UserByName(id); u != nil {
+				id = u.ID
+			}
+		})
+	}
+	return id
+}
+
+// unsupported says which proof of m local users do not have, "" when there is
+// none: theirs is one static password.
+func unsupported(m *wire.Authentication) string {
+	if m.UserAuthenticationMethod != wire.MethodLocal {
+		return fmt.Sprintf("method %d; method %d is needed", m.UserAuthenticationMethod, wire.MethodLocal)
+	}
+	for _, f := range m.UserAuthenticationList {
+		if f.AuthenticationType != typePassword {
+			return fmt.Sprintf("factor of type %d; a static password, type %d, is all that is taken", f.AuthenticationType, typePassword)
+		}
+	}
+	if n := len(m.UserAuthenticationList); n != 1 {
+		return fmt.Sprintf("%d passwords; one is needed", n)
+	}
+	return ""
 }
 
 func (s *Server) session(pair model.Pair) (v *model.Session) {
@@ -153,7 +190,7 @@ func (s *Server) tokenAnswer(v *model.Session, detail string) answer {
 	if err != nil {
 		return refuse("T18", reason.InternalError, err.Error())
 	}
-	return answer{msgType: "T18", body: body, user: v.UserID, detail: detail}
+	return answer{msgType: "T18", body: body, user: v.UserID, detail: detail, ext: headerExt{}.with(wire.ExtUserID, v.UserID)}
 }
 
 // checkPassword checks the password of the user who signs in as name (a userId
@@ -196,10 +233,6 @@ func (s *Server) checkPassword(ctx context.Context, name, password, remote strin
 	}
 	return u, reason.OK
 }
-
-// extMessage is the operator's message to the person whom a lock shuts out, in
-// header.ext: the field result takes no Chinese (Q29).
-const extMessage = "message"
 
 // lockMessage returns what the operator says to a locked user.
 func (s *Server) lockMessage(userID string) (text string) {

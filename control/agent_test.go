@@ -55,6 +55,38 @@ func TestGCR002_T16_PasswordGivesATokenThatTheGatewaysKnow(t *testing.T) {
 	}
 }
 
+// Who signs in may give the name: the userId that counts from then on comes
+// back, and stands in the lists.
+func TestGCR002_T16_NameIsResolvedToTheUserID(t *testing.T) {
+	s := newSite(t)
+	status, r := s.agent.login("Alice", password)
+	if got := extText(s.agent.answered.Header.Ext, wire.ExtUserID); status != 200 || got != s.alice {
+		t.Fatalf("sign-in by name: %d %+v, userId %q, want %q", status, r, got, s.alice)
+	}
+	if l := s.gw.pull(wire.GrantsList); len(l.grants) != 1 || l.grants[0].UserID != s.alice || l.grants[0].AuthenticationToken != r.AuthToken {
+		t.Errorf("grants %+v", l.grants)
+	}
+	if status, again := s.agent.login(s.alice); status != 200 || again.AuthToken != r.AuthToken {
+		t.Errorf("report by the userId: %d %+v", status, again)
+	}
+	if status, _ := s.agent.login("alice"); status != 403 {
+		t.Errorf("report by the name: %d, want 403: reports name the userId", status)
+	}
+	own := s.enrol(NewDevice{Kind: "agent", User: "alice"})
+	if status, r := own.login("alice", password); status != 200 {
+		t.Errorf("by name on the own device: %d %+v", status, r)
+	}
+	s.do("POST", "/v1/locks", NewLock{Kind: "user", ID: "alice", Message: "请联系管理员"}, nil)
+	if status, r := s.agent.login("alice", password); status != 400 || !strings.Contains(r.Result, "LOCKED") || extText(s.agent.answered.Header.Ext, wire.ExtMessage) != "请联系管理员" {
+		t.Errorf("a locked user by name: %d %+v, message %q", status, r, extText(s.agent.answered.Header.Ext, wire.ExtMessage))
+	}
+	for _, rec := range s.audited("T16") {
+		if rec.UserID != s.alice && rec.UserID != "alice" { // the report that named the name
+			t.Errorf("audit %+v", rec)
+		}
+	}
+}
+
 // Without an acknowledgement T18 is answered after AckWait all the same.
 func TestGCR002_T18_SilentGatewayDoesNotHoldTheAnswer(t *testing.T) {
 	s := newSite(t, func(c *Config) { c.AckWait = 150 * time.Millisecond })
@@ -76,12 +108,15 @@ func TestGCR002_T16_Refusals(t *testing.T) {
 		status int
 		reason string
 	}{
-		"wrong password":        {func(m *wire.Authentication) { m.UserAuthenticationList[0].AuthenticationContent = "correct horse 2" }, 400, "LOGIN_FAILED"},
-		"unknown user":          {func(m *wire.Authentication) { m.UserID = "USR99999999" }, 400, "LOGIN_FAILED"},
-		"another agent":         {func(m *wire.Authentication) { m.AgentID = other.id }, 400, "AGENT_MISMATCH"},
-		"another device":        {func(m *wire.Authentication) { m.DeviceID = other.device }, 400, "DEVICE_MISMATCH"},
-		"third party":           {func(m *wire.Authentication) { m.UserAuthenticationMethod = 2 }, 400, "LOGIN_FAILED"},
-		"another factor":        {func(m *wire.Authentication) { m.UserAuthenticationList[0].AuthenticationType = 4 }, 400, "LOGIN_FAILED"},
+		"wrong password": {func(m *wire.Authentication) { m.UserAuthenticationList[0].AuthenticationContent = "correct horse 2" }, 400, "LOGIN_FAILED"},
+		"unknown user":   {func(m *wire.Authentication) { m.UserID = "USR99999999" }, 400, "LOGIN_FAILED"},
+		"another agent":  {func(m *wire.Authentication) { m.AgentID = other.id }, 400, "AGENT_MISMATCH"},
+		"another device": {func(m *wire.Authentication) { m.DeviceID = other.device }, 400, "DEVICE_MISMATCH"},
+		"third party":    {func(m *wire.Authentication) { m.UserAuthenticationMethod = 2 }, 400, "FACTOR_REFUSED: this way to sign in is not supported here (method 2"},
+		"another factor": {func(m *wire.Authentication) { m.UserAuthenticationList[0].AuthenticationType = 4 }, 400, "FACTOR_REFUSED: this way to sign in is not supported here (factor of type 4"},
+		"a factor more": {func(m *wire.Authentication) {
+			m.UserAuthenticationList = append(m.UserAuthenticationList, wire.Factor{AuthenticationType: 4, AuthenticationContent: "314159"})
+		}, 400, "factor of type 4"},
 		"unknown method":        {func(m *wire.Authentication) { m.UserAuthenticationMethod = 3 }, 400, "MESSAGE_INVALID"},
 		"report, not signed in": {func(m *wire.Authentication) { m.UserAuthenticationList = nil }, 403, "NOT_AUTHENTICATED"},
 	}
@@ -111,7 +146,7 @@ func TestGCR002_T16_Refusals(t *testing.T) {
 		if status, r := s.agent.login(s.alice, password); status != 400 || !strings.Contains(r.Result, "LOCKED") {
 			t.Errorf("locked %s: %d %+v", kind, status, r)
 		}
-		if got := extText(s.agent.answered.Header.Ext, extMessage); got != "请联系管理员" {
+		if got := extText(s.agent.answered.Header.Ext, wire.ExtMessage); got != "请联系管理员" {
 			t.Errorf("locked %s: message %q", kind, got)
 		}
 		s.do("DELETE", "/v1/locks/"+kind+"/"+id, nil, nil)

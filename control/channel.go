@@ -110,7 +110,11 @@ type answer struct {
 // refuse returns the answer that refuses a message for r: Table 5, or Table 18
 // without a token.
 func refuse(msgType string, r reason.Reason, detail string) answer {
-	body, err := wire.Encode(&wire.Reply{Code: wire.Failure, Result: r.Result()})
+	result := r.Result()
+	if r == reason.FactorRefused { // the particulars are what the peer sent, and what would do
+		result += " (" + detail + ")"
+	}
+	body, err := wire.Encode(&wire.Reply{Code: wire.Failure, Result: result})
 	if err != nil {
 		panic(err) // the texts are constants
 	}

@@ -161,21 +161,22 @@ func (a *Agent) replayed(p *Report, m *envelope.Message) {
 	a.mu.Lock()
 	same := a.user == sent.UserID
 	a.mu.Unlock()
-	if t, err := tokenOf(r, sent.UserID); err == nil && same {
+	if t, err := tokenOf(r, m, sent.UserID); err == nil && same && t.UserID == sent.UserID {
 		a.took(t)
 	}
 }
 
-// Login signs userID in by Table 16. The factors are sent once and never kept.
-// A refusal is a [*RefusedError].
+// Login signs userID in by Table 16; it may be the name that the control center
+// knows, and the Token then has the userId. The factors are sent once and never
+// kept. A refusal is a [*RefusedError].
 func (a *Agent) Login(ctx context.Context, userID string, method int, factors []wire.Factor) (Token, error) {
 	t, err := a.prove(ctx, userID, method, factors)
 	if err != nil {
 		return Token{}, err
 	}
 	a.mu.Lock()
-	a.user, a.last, a.method, a.digest = userID, userID, method, ""
-	a.status.UserID = userID
+	a.user, a.last, a.method, a.digest = t.UserID, t.UserID, method, ""
+	a.status.UserID = t.UserID
 	a.mu.Unlock()
 	a.took(t)
 	a.wake()
@@ -218,47 +219,53 @@ func (a *Agent) authentication(userID string, method int, factors []wire.Factor)
 
 // prove sends Table 16 and reads the token of Table 18.
 func (a *Agent) prove(ctx context.Context, userID string, method int, factors []wire.Factor) (Token, error) {
-	r, err := a.authenticate(ctx, a.authentication(userID, method, factors))
+	r, m, err := a.authenticate(ctx, a.authentication(userID, method, factors))
 	if err != nil {
 		return Token{}, err
 	}
-	return tokenOf(r, userID)
+	return tokenOf(r, m, userID)
 }
 
-// tokenOf reads the token of a successful Table 18. A success without a token
-// counts as a failure (M96); Decode has refused it already.
-func tokenOf(r *wire.AuthenticationReply, userID string) (Token, error) {
+// tokenOf reads the token of a successful Table 18, which m carried. A success
+// without a token counts as a failure (M96); Decode has refused it already. The
+// user is the one of ext.userId; without it, the one who was asked for.
+func tokenOf(r *wire.AuthenticationReply, m *envelope.Message, userID string) (Token, error) {
 	end, err := wire.ParseTime(r.ExpirationDate)
 	if err != nil {
 		return Token{}, fmt.Errorf("%w: table 18: expirationDate: %w", ErrDown, err)
+	}
+	if raw, ok := m.Header.Ext[wire.ExtUserID]; ok {
+		if err := json.Unmarshal(raw, &userID); err != nil || userID == "" || len(userID) > wire.IDLength {
+			return Token{}, fmt.Errorf("%w: table 18: userId: not 1 to %d characters", ErrDown, wire.IDLength)
+		}
 	}
 	return Token{UserID: userID, AuthToken: r.AuthToken, Expires: end}, nil
 }
 
 // authenticate sends Table 16; a refusal is a [*RefusedError].
-func (a *Agent) authenticate(ctx context.Context, m *wire.Authentication) (*wire.AuthenticationReply, error) {
+func (a *Agent) authenticate(ctx context.Context, m *wire.Authentication) (*wire.AuthenticationReply, *envelope.Message, error) {
 	body, err := wire.Encode(m)
 	if err != nil {
-		return nil, fmt.Errorf("make table 16: %w", err)
+		return nil, nil, fmt.Errorf("make table 16: %w", err)
 	}
 	reply, err := a.call.post(ctx, "/authentication", envelope.Header{MsgType: "T16"}, body, true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if reply.Header.MsgType != "T18" {
-		return nil, fmt.Errorf("%w: %s instead of table 18", ErrDown, reply.Header.MsgType)
+		return nil, nil, fmt.Errorf("%w: %s instead of table 18", ErrDown, reply.Header.MsgType)
 	}
 	r, err := wire.Decode[wire.AuthenticationReply](reply.Body, a.cfg.Profile)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDown, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDown, err)
 	}
-	return r, nil
+	return r, reply, nil
 }
 
 // Authenticate sends Table 16 as it is and returns Table 18 as it came, a
 // refusal too.
 func (a *Agent) Authenticate(ctx context.Context, m *wire.Authentication) (*wire.AuthenticationReply, error) {
-	r, err := a.authenticate(ctx, m)
+	r, _, err := a.authenticate(ctx, m)
 	var no *RefusedError
 	if errors.As(err, &no) {
 		return &wire.AuthenticationReply{Code: wire.Failure, Result: no.Result}, nil

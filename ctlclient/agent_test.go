@@ -30,7 +30,7 @@ func agentSite(t *testing.T, f func(t *testing.T, c *center, a *Agent, seen *age
 		c.answer = func(kind string, m *envelope.Message) (string, []byte, extMap) {
 			switch kind {
 			case "T16":
-				q, err := wire.Decode[wire.Authentication](m.Body, wire.Strict)
+				q, err := wire.Decode[wire.Authentication](m.Body, wire.Lax)
 				if err != nil {
 					t.Errorf("T16: %v", err)
 					return "", nil, nil
@@ -44,6 +44,9 @@ func agentSite(t *testing.T, f func(t *testing.T, c *center, a *Agent, seen *age
 				body, err := wire.Encode(&r)
 				if err != nil {
 					t.Error(err)
+				}
+				if q.UserID == "alice" {
+					return "T18", body, extMap{wire.ExtUserID: ext("USR00000001")}
 				}
 				return "T18", body, nil
 			case "T19":
@@ -204,6 +207,45 @@ func TestGCR002_M92_AgentBuffersAndIsSignedOut(t *testing.T) {
 		}
 		if r, err := a.Authenticate(context.Background(), a.authentication("USR00000001", 1, nil)); err != nil || r.Code != wire.Failure || !strings.Contains(r.Result, "LOCKED") {
 			t.Errorf("Authenticate: %+v, %v: want the reply as it came", r, err)
+		}
+	})
+}
+
+// A name is said once; every later message has the userId of the answer.
+func TestGCR002_T16_LoginByNameReportsTheUserID(t *testing.T) {
+	agentSite(t, func(t *testing.T, c *center, a *Agent, seen *agentSeen) {
+		defer run(t, a.Run)()
+		token, err := a.Login(context.Background(), "alice", wire.MethodLocal, []wire.Factor{{AuthenticationType: 1, AuthenticationContent: secret}})
+		if err != nil || token.UserID != "USR00000001" {
+			t.Fatalf("Login: %+v, %v", token, err)
+		}
+		time.Sleep(3 * time.Minute)
+		if s := a.Status(); !s.Connected || s.UserID != "USR00000001" || len(seen.get(&seen.resources)) != 1 || len(seen.get(&seen.out)) != 0 {
+			t.Errorf("status %+v, resources %q, out %q", s, seen.get(&seen.resources), seen.get(&seen.out))
+		}
+		for i, r := range c.of("T16") {
+			if has := strings.Contains(string(r.body), `"alice"`); has != (i == 0) {
+				t.Errorf("T16 number %d has the name: %v", i, has)
+			}
+		}
+	})
+}
+
+func TestOnlyAFaultOfTheConnectionIsUnreachable(t *testing.T) {
+	agentSite(t, func(t *testing.T, c *center, a *Agent, _ *agentSeen) {
+		login := func() error {
+			_, err := a.Login(context.Background(), "USR00000001", wire.MethodLocal, []wire.Factor{{AuthenticationType: 1, AuthenticationContent: secret}})
+			return err
+		}
+		c.mu.Lock()
+		c.refuse = func(kind string) reason.Reason { return reason.InternalError }
+		c.mu.Unlock()
+		if err := login(); !errors.Is(err, ErrDown) || errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "INTERNAL_ERROR") {
+			t.Errorf("an answer: %v", err)
+		}
+		c.setDead(true)
+		if err := login(); !errors.Is(err, ErrDown) || !errors.Is(err, ErrUnreachable) {
+			t.Errorf("no answer: %v", err)
 		}
 	})
 }

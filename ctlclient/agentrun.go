@@ -146,6 +146,9 @@ func (a *Agent) report(ctx context.Context, user string) error {
 	if err != nil {
 		return err
 	}
+	if t.UserID != user {
+		return fmt.Errorf("%w: table 18 is for another user", ErrDown)
+	}
 	a.mu.Lock()
 	same := a.user == user
 	a.mu.Unlock()

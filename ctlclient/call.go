@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/emmansun/gmsm/smx509"
+	"github.com/go-json-experiment/json"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/envelope"
@@ -185,10 +186,17 @@ func (c *caller) client(conf *tls.Config, fresh bool) *http.Client {
 		d.SetMultipathTCP(false)
 		dial = d.DialContext
 	}
+	marked := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return conn, nil
+	}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialContext: dial, TLSClientConfig: conf, TLSHandshakeTimeout: c.cfg.timeout, DisableCompression: true, DisableKeepAlives: fresh,
+			DialContext: marked, TLSClientConfig: conf, TLSHandshakeTimeout: c.cfg.timeout, DisableCompression: true, DisableKeepAlives: fresh,
 			MaxIdleConns: 8, MaxIdleConnsPerHost: 8, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
 			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
 		},
@@ -349,7 +357,9 @@ func refusal(m *envelope.Message, msgType string) error {
 	case wire.Success:
 		return nil
 	case wire.Failure:
-		return &RefusedError{Table: tableOf(msgType), Reason: resultReason(r.Result), Result: r.Result}
+		no := &RefusedError{Table: tableOf(msgType), Reason: resultReason(r.Result), Result: r.Result}
+		_ = json.Unmarshal(m.Header.Ext[wire.ExtMessage], &no.Message) // absent, or no text: nothing is said
+		return no
 	}
 	return fmt.Errorf("%w: its answer has the code %d", ErrDown, r.Code)
 }
@@ -374,7 +384,33 @@ func down(err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err // without the address, which the log has anyway
 	}
+	if noAnswer(err) {
+		return fmt.Errorf("%w: %w: %w", ErrDown, ErrUnreachable, err)
+	}
 	return fmt.Errorf("%w: %w", ErrDown, err)
+}
+
+// dialError says that there was no connection.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// noAnswer reports whether err says that nobody answered, or not to the end. A
+// peer that shows a wrong certificate, or refuses ours, has answered.
+func noAnswer(err error) bool {
+	var told tls.AlertError
+	var network net.Error
+	var dial *dialError
+	switch {
+	case errors.As(err, &dial):
+		return true
+	case errors.As(err, &told):
+		return false
+	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return true
+	}
+	return false
 }
 
 // withCause adds the detail that a rejected envelope keeps for logs.

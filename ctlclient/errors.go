@@ -12,12 +12,19 @@ import (
 // signed answer of its own.
 var ErrDown = errors.New("the control center does not answer properly")
 
+// ErrUnreachable is wrapped, beside [ErrDown], by the errors of the connection:
+// no answer came at all.
+var ErrUnreachable = errors.New("no connection to the control center")
+
 // RefusedError says that the control center refused a message by a signed
 // answer (Tables 5 and 18). Result is its text as it came.
 type RefusedError struct {
 	Table  int
 	Reason reason.Reason // as far as Result names one; else MessageInvalid
 	Result string
+	// Message is what the operator says to a person whom a lock shuts out, ""
+	// for nothing.
+	Message string
 }
 
 // Error names the table and the result.

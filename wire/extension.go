@@ -44,6 +44,8 @@ const (
 	ExtDropped       = "dropped"       // T10, T21: records dropped since the start
 	ExtGateways      = "gateways"      // T19: []GatewayRef
 	ExtResources     = "resources"     // T19: []ResourceFacts
+	ExtUserID        = "userId"        // T18: who is signed in, when the name that T16 carried is not the userId
+	ExtMessage       = "message"       // T18, T19: the operator's words to the person whom a lock shuts out
 	ExtFacts         = "facts"         // T12 and T1 style context; reserved
 )
 

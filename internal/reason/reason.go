@@ -62,6 +62,7 @@ const (
 	Locked           Reason = 219
 	CutByOperator    Reason = 220
 	LoginLimit       Reason = 221
+	FactorRefused    Reason = 222
 )
 
 // 3xx: what the access grant list (Table 7) says.
