@@ -102,8 +102,7 @@ func agentRunCmd(file *string) *cobra.Command {
 type clientFunc func() (*agent.Client, error)
 
 func agentLoginCmd(client clientFunc) *cobra.Command {
-	var user, passwordFile, otpFile, format string
-	var otp bool
+	var user, passwordFile, format string
 	cmd := &cobra.Command{
 		Use: "login", Short: "Sign in 登录", Args: cobra.NoArgs,
 		Long: `Sign in at the control center. The password is asked for at the terminal, or read from
@@ -124,22 +123,11 @@ a file that only its owner can read; it is sent once and stored nowhere.
 					return &usageError{errors.New("who signs in? use --user")}
 				}
 			}
-			q := agent.LoginRequest{UserID: user}
-			proof := func(kind int, file, question string) error {
-				text, err := secret(cmd.Context(), file, question)
-				if err == nil {
-					q.Factors = append(q.Factors, wire.Factor{AuthenticationType: kind, AuthenticationContent: text})
-				}
+			password, err := secret(cmd.Context(), passwordFile, fmt.Sprintf("Password of %s (口令): ", user))
+			if err != nil {
 				return err
 			}
-			if err := proof(1, passwordFile, fmt.Sprintf("Password of %s (口令): ", user)); err != nil { // Table 17: 1 static password
-				return err
-			}
-			if otp || otpFile != "" {
-				if err := proof(4, otpFile, "One-time code (一次性口令): "); err != nil { // Table 17: 4 one-time token
-					return err
-				}
-			}
+			q := agent.LoginRequest{UserID: user, Factors: []wire.Factor{{AuthenticationType: 1, AuthenticationContent: password}}} // Table 17: 1 static password
 			a, err := c.Login(cmd.Context(), q)
 			if err != nil {
 				return err
@@ -147,10 +135,8 @@ a file that only its owner can read; it is sent once and stored nowhere.
 			return answer(cmd.OutOrStdout(), format, a)
 		},
 	}
-	cmd.Flags().StringVarP(&user, "user", "u", "", "userId (default: who signed in last)")
+	cmd.Flags().StringVarP(&user, "user", "u", "", "name (at most 11 characters) or userId (default: who signed in last)")
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "read the password from this file, mode 0600")
-	cmd.Flags().BoolVar(&otp, "otp", false, "ask for a one-time code, too")
-	cmd.Flags().StringVar(&otpFile, "otp-file", "", "read the one-time code from this file, mode 0600")
 	outputFlag(cmd, &format)
 	return cmd
 }
@@ -163,7 +149,7 @@ func secret(ctx context.Context, file, question string) (string, error) {
 	}
 	s, err := prompt.Secret(ctx, question)
 	if errors.Is(err, prompt.ErrNoTerminal) {
-		return "", fmt.Errorf("%w (use --password-file or --otp-file)", err)
+		return "", fmt.Errorf("%w (use --password-file)", err)
 	}
 	if err == nil && s == "" {
 		return "", errors.New("nothing was typed")
