@@ -172,3 +172,8 @@ func (s *site) configs(suite uint16, mutual bool) (server, client *Config) {
 	}
 	return server, client
 }
+
+// hostOnly makes a leaf for one host name.
+func hostOnly(host string) func(*smx509.Certificate) {
+	return func(c *smx509.Certificate) { c.DNSNames, c.IPAddresses = []string{host}, nil }
+}
