@@ -261,9 +261,9 @@ func openAll(t testing.TB, w *world, b *testbed.Browser, a *testbed.Agent) *open
 	t.Cleanup(o.close)
 	const rate = "/endless?rate=2000000"
 	o.add("h1", access.H1, false, o.h1(rate))
-	o.add("h1, 1 MiB/s client", access.H1, true, o.h1("/endless"))
+	o.add("h1, 1 MiB/s client", access.H1, true, o.h1("/endless/slow"))
 	o.add("h2", access.H2, false, o.h2(rate))
-	o.add("h2, 1 MiB/s client", access.H2, true, o.h2("/endless"))
+	o.add("h2, 1 MiB/s client", access.H2, true, o.h2("/endless/slow"))
 	o.add("sse over h1", access.SSE, false, o.h1("/events"))
 	o.add("sse over h2", access.SSE, false, o.h2("/events"))
 	o.add("websocket", access.WebSocket, false, o.webSocket)
@@ -298,11 +298,16 @@ func (o *opener) ends(limit time.Duration) {
 	}
 }
 
+// isFlow reports whether r is of a flow of openAll: not of a page.
+func isFlow(r *audit.Record) bool {
+	return slices.Contains([]string{"", "/endless", "/endless/slow", "/events", "/ws"}, r.Path)
+}
+
 // endRecords waits for the end records of a user's flows that began after from,
 // one a flow.
 func (o *opener) endRecords(u *testbed.User) []audit.Record {
 	o.t.Helper()
 	return o.w.GatewayAudit.Await(o.t, len(o.all), "the ends of "+u.Name, func(r *audit.Record) bool {
-		return r.Kind == audit.End && r.UserID == u.ID && slices.Contains([]string{"", "/endless", "/events", "/ws"}, r.Path)
+		return r.Kind == audit.End && r.UserID == u.ID && isFlow(r)
 	})
 }

@@ -103,7 +103,7 @@ func TestGCR002_M57_EveryVerbThatTakesAwayCuts(t *testing.T) {
 			o.all = lives
 			o.flow(t, "after "+c.name)
 			records := w.GatewayAudit.Await(t, len(all)-len(lives), "the ends", func(r *audit.Record) bool {
-				return r.Kind == audit.End && r.UserID == n.u.ID && (r.Path == "" || r.Path == "/endless" || r.Path == "/events" || r.Path == "/ws")
+				return r.Kind == audit.End && r.UserID == n.u.ID && isFlow(r)
 			})
 			for _, r := range records {
 				if !contains(c.want, r.Code) || r.Time.Sub(began) > 2*time.Second {

@@ -124,7 +124,7 @@ func NewRedis(o Owner) int {
 	o.Helper()
 	program, port := lookPath(o, "redis-server"), Port(o)
 	p := start(o, "redis-server", exec.Command(program, "--bind", "127.0.0.1", "::1", "--port", strconv.Itoa(port), "--save", "", "--appendonly", "no",
-		"--dir", folder(o), "--proto-max-bulk-len", "2gb"))
+		"--dir", folder(o), "--proto-max-bulk-len", "2gb", "--client-query-buffer-limit", "3gb"))
 	p.until(10*time.Second, func() error { return reachable(Loopback(true, port)) })
 	return port
 }

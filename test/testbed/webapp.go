@@ -43,6 +43,7 @@ func NewWebApp(o Owner, v6 bool) *WebApp {
 		fmt.Fprintf(w, "%s %s %d\nuser %s device %s\n", r.Method, r.URL.Path, n, r.Header.Get("X-Yumen-User"), r.Header.Get("X-Yumen-Device"))
 	})
 	mux.HandleFunc("/endless", endless)
+	mux.HandleFunc("/endless/slow", endless) // the audit names paths: a slow client is known by its own
 	mux.HandleFunc("/events", events)
 	mux.HandleFunc("/hold", func(w http.ResponseWriter, r *http.Request) {
 		d, _ := time.ParseDuration(r.FormValue("for"))
