@@ -42,8 +42,9 @@ type Owner interface {
 // Suite is an [Owner] that outlives a test. TestMain closes it.
 type Suite struct {
 	mu     sync.Mutex
-	undo   []func()    // guarded by mu
-	failed atomic.Bool // a test of the suite failed: logs are shown
+	undo   []func()     // guarded by mu
+	making atomic.Int32 // calls of Once under way
+	failed atomic.Bool  // a test of the suite failed: logs are shown
 }
 
 // Helper does nothing.
@@ -52,9 +53,13 @@ func (s *Suite) Helper() {}
 // Logf writes to standard error.
 func (s *Suite) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
-// Fatalf panics; [Once] turns it into an error of each test that asks.
+// Fatalf panics; [Once] turns it into an error of each test that asks. Outside
+// of Once the panic ends the program, so what the suite owns ends before.
 func (s *Suite) Fatalf(format string, args ...any) {
 	s.failed.Store(true)
+	if s.making.Load() == 0 {
+		s.Close()
+	}
 	panic(suiteError{fmt.Errorf(format, args...)})
 }
 
@@ -89,7 +94,9 @@ func (s *Suite) Close() {
 // returned function fails a test when the making failed.
 func Once[T any](s *Suite, what string, make func(Owner) T) func(testing.TB) T {
 	get := sync.OnceValues(func() (v T, err error) {
+		s.making.Add(1)
 		defer func() {
+			s.making.Add(-1)
 			if p := recover(); p != nil {
 				e, ok := p.(suiteError)
 				if !ok {
