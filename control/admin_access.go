@@ -263,9 +263,26 @@ func (s *Server) listSessions() []SessionInfo {
 
 // endSession signs a user out of a device; it may sign in again.
 func (s *Server) endSession(r *http.Request) (any, error) {
-	p := model.Pair{User: r.PathValue("user"), Device: r.PathValue("device")}
-	rev, err := s.remove(model.SessionKey(p), notFoundError("nobody of that name is signed in there (yumen control sessions shows who is)"), nil)
-	return Done{p.User + " " + p.Device, rev}, err
+	var d Done
+	var err error
+	d.Version, err = s.change(func(st *model.State) ([]store.Compare, []store.Op, error) {
+		user, err := userID(st, r.PathValue("user"))
+		if err != nil {
+			return nil, nil, err
+		}
+		p, err := partyOf(st, r.PathValue("device"))
+		if err != nil {
+			return nil, nil, err
+		}
+		pair := model.Pair{User: user, Device: p.DeviceID}
+		key := model.SessionKey(pair)
+		if st.Sessions[pair] == nil {
+			return nil, nil, notFoundError(fmt.Sprintf("%s is not signed in on %s (yumen control sessions shows who is)", user, p.DeviceID))
+		}
+		d.ID = pair.User + " " + pair.Device
+		return []store.Compare{{Key: key, Modified: st.Modified[key]}}, []store.Op{store.Delete(key)}, nil
+	})
+	return d, err
 }
 
 // SubjectInfo is a mapped account with the key that removes it.

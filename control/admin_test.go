@@ -124,6 +124,26 @@ func TestNewPasswordEndsSignIns(t *testing.T) {
 	}
 }
 
+func TestSignOutTakesNames(t *testing.T) {
+	s := newSite(t)
+	name := s.s.party(s.agent.id).Name // the gateway has the same
+	if err := s.admin.Do(t.Context(), "DELETE", "/v1/sessions/alice/"+name, nil, nil); err == nil || !strings.Contains(err.Error(), s.gw.id) || !strings.Contains(err.Error(), s.agent.id) {
+		t.Errorf("a name that two devices have: %v, want both identifiers", err)
+	}
+	s.do("DELETE", "/v1/devices/"+s.gw.id, nil, nil)
+	for _, device := range []string{s.agent.device, s.agent.id, name} {
+		s.signIn()
+		var d Done
+		s.do("DELETE", "/v1/sessions/alice/"+device, nil, &d)
+		if d.ID != s.alice+" "+s.agent.device || s.s.Status().Sessions != 0 {
+			t.Errorf("alice on %s: %+v, %d sessions", device, d, s.s.Status().Sessions)
+		}
+		if err := s.admin.Do(t.Context(), "DELETE", "/v1/sessions/alice/"+device, nil, nil); err == nil || !strings.Contains(err.Error(), "control sessions") {
+			t.Errorf("a second time on %s: %v", device, err)
+		}
+	}
+}
+
 func TestPostureAndRiskReachTheRow(t *testing.T) {
 	s := newSite(t)
 	s.signIn()

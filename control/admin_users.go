@@ -270,13 +270,29 @@ func (s *Server) addDevice(r *http.Request) (any, error) {
 	return out, err
 }
 
-// partyOf resolves a party's identifier or its deviceId.
+// partyOf resolves a party's identifier, its deviceId, or its name when no
+// other has the same.
 func partyOf(st *model.State, id string) (*model.Party, error) {
 	if p := st.Parties[id]; p != nil {
 		return p, nil
 	}
 	if p := st.PartyOfDevice(id); p != nil {
 		return p, nil
+	}
+	var named []*model.Party
+	var ids []string
+	for _, p := range st.Parties {
+		if id != "" && strings.EqualFold(p.Name, id) {
+			named, ids = append(named, p), append(ids, p.ID)
+		}
+	}
+	switch len(named) {
+	case 0:
+	case 1:
+		return named[0], nil
+	default:
+		slices.Sort(ids)
+		return nil, fmt.Errorf("%d devices have the name %q: %s (give the identifier)", len(named), id, strings.Join(ids, ", "))
 	}
 	return nil, notFoundError(fmt.Sprintf("no device %q (yumen control device list shows them)", id))
 }

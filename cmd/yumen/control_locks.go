@@ -132,7 +132,7 @@ func controlSessionsCmd(t *controlTarget) *cobra.Command {
 func controlSignOutCmd(t *controlTarget) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use: "signout USER DEVICE", Short: "End a user's sign-in on a device; it cuts at once 强制下线", Args: cobra.ExactArgs(2),
+		Use: "signout USER DEVICE", Short: "End a user's sign-in on a device, each by name or identifier; it cuts at once 强制下线", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var d control.Done
 			if err := t.do(cmd.Context(), "DELETE", "/v1/sessions/"+url.PathEscape(args[0])+"/"+url.PathEscape(args[1]), nil, &d); err != nil {
