@@ -31,12 +31,7 @@ test-long: needs build ## the long runs: race detector, 1 GiB transfers, 30 s of
 	$(MAKE) fuzz FUZZTIME=30s
 
 fuzz: ## run every fuzz target for FUZZTIME
-	@set -e; for f in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
-	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
-	    echo "fuzz $$t ($$(dirname $$f))"; \
-	    $(GO) test -run='^$$' -fuzz="^$$t\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=1x ./$$(dirname $$f) >/tmp/yumen-fuzz.$$$$ 2>&1 || { cat /tmp/yumen-fuzz.$$$$; rm -f /tmp/yumen-fuzz.$$$$; exit 1; }; \
-	    rm -f /tmp/yumen-fuzz.$$$$; \
-	  done; done
+	@test/fuzz.sh $(FUZZTIME)
 
 needs: ## install what the tests need (Debian, as root); elsewhere say what is missing
 	@test/needs.sh

@@ -60,7 +60,7 @@ type Config struct {
 // KeysConfig says where the gateway's keys are.
 type KeysConfig struct {
 	Dir            string `yaml:"dir"`             // default keys
-	PassphraseFile string `yaml:"passphrase_file"` // mode 0600; default keys.pass
+	PassphraseFile string `yaml:"passphrase_file"` // mode 0600; default passphrase
 }
 
 // CertificateFile is one certificate for applications' hosts, chosen by the
@@ -156,7 +156,7 @@ func (c *Config) complete() {
 	}
 	at(&c.StateDir, "state")
 	at(&c.Keys.Dir, "keys")
-	at(&c.Keys.PassphraseFile, "keys.pass")
+	at(&c.Keys.PassphraseFile, "passphrase")
 	at(&c.Admin.Socket, filepath.Join(c.StateDir, "admin.sock"))
 	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
 	for i := range c.Certificates {

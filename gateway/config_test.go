@@ -105,7 +105,7 @@ func TestConfigDefaults(t *testing.T) {
 		"listen":         {strings.Join(c.Listen, " "), ":8443"},
 		"state_dir":      {c.StateDir, filepath.Join(c.dir, "state")},
 		"keys.dir":       {c.Keys.Dir, filepath.Join(c.dir, "keys")},
-		"passphrase":     {c.Keys.PassphraseFile, filepath.Join(c.dir, "keys.pass")},
+		"passphrase":     {c.Keys.PassphraseFile, filepath.Join(c.dir, "passphrase")},
 		"admin.socket":   {c.Admin.Socket, filepath.Join(c.dir, "state", "admin.sock")},
 		"audit.file":     {c.Audit.File, filepath.Join(c.dir, "state", "audit.jsonl")},
 		"metrics.listen": {c.Metrics.Listen, "127.0.0.1:9464"},
@@ -149,8 +149,8 @@ func TestS40_StartIsRefusedWithTheRemedy(t *testing.T) {
 			must(t, os.Rename(key, key+".real"))
 			must(t, os.Symlink(key+".real", key))
 		}},
-		{"passphrase for others", "chmod 600", func(w *world) { must(t, os.Chmod(filepath.Join(w.dir, "keys.pass"), 0o644)) }},
-		{"wrong passphrase", "passphrase is wrong", func(w *world) { w.write("keys.pass", "another\n", 0o600) }},
+		{"passphrase for others", "chmod 600", func(w *world) { must(t, os.Chmod(filepath.Join(w.dir, "passphrase"), 0o644)) }},
+		{"wrong passphrase", "passphrase is wrong", func(w *world) { w.write("passphrase", "another\n", 0o600) }},
 		{"no keys", "yumen enroll", func(w *world) { must(t, os.RemoveAll(filepath.Join(w.dir, "keys"))) }},
 		{"state folder for others", "chmod 700", func(w *world) {
 			must(t, os.Mkdir(filepath.Join(w.dir, "state"), 0o700))

@@ -98,7 +98,7 @@ func newWorld(t *testing.T) *world {
 		w.upstream.CloseClientConnections()
 		w.upstream.Close()
 	})
-	w.write("keys.pass", string(pass)+"\n", 0o600)
+	w.write("passphrase", string(pass)+"\n", 0o600)
 	w.lists(1, 1, user+" "+dev+" "+app1)
 	w.config(twoApps)
 	return w

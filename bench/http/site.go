@@ -86,7 +86,7 @@ func (b *bench) layout(grants int) (err error) {
 	}
 	for name, content := range map[string][]byte{
 		"site.crt": chain, "site.key": key, "site.pem": slices.Concat(chain, key), "root.crt": ca.RootPEM(keystore.TLSRoot),
-		"keys.pass": append(pass, '\n'), "grants.ndjson": grantList, "policies.ndjson": policyList,
+		"passphrase": append(pass, '\n'), "grants.ndjson": grantList, "policies.ndjson": policyList,
 		"cookie.key": []byte(hex.EncodeToString(cookieKey) + "\n"), "yumen.yaml": config.Bytes(),
 	} {
 		err = errors.Join(err, os.WriteFile(b.at(name), content, 0o600))

@@ -265,12 +265,9 @@ func writeConfigs(info *Info) error {
 }
 
 var gatewayYAML = template.Must(template.New("gateway").Parse(`# Yumen gateway. yumen config check -c FILE names every fault; docs/config.md explains every setting.
-# Identifiers come from the certificate in keys/, which yumen enroll wrote.
+# Identifiers come from the certificate in keys/, which yumen enroll wrote; passphrase (mode 0600) opens it.
 name: demo-gateway
 listen: ["{{.Gateway.Address}}"]
-keys:
-  dir: keys
-  passphrase_file: passphrase        # mode 0600
 certificates:                        # what browsers see; chosen by the names in it
   - cert_file: site.crt
     key_file: site.key
