@@ -247,8 +247,13 @@ func TestHandshakeInPieces(t *testing.T) {
 				t.Errorf("transport of single bytes: server %v, client %v", res.serverErr, res.clientErr)
 			}
 			var joined []byte
+			sealed := false
 			res = relayed(t, first(setup()), second(setup()), func(r wireRecord) [][]byte {
-				if r.fromClient || r.kind() != recordHandshake {
+				if r.fromClient {
+					return unchanged(r)
+				}
+				sealed = sealed || r.kind() == recordChangeCipherSpec
+				if sealed || r.kind() != recordHandshake {
 					return unchanged(r)
 				}
 				b := r.body()

@@ -179,6 +179,9 @@ func TestCBCCostsTheSameForEveryPadding(t *testing.T) {
 			}
 		}
 		for pad := 1; pad <= min(256, length-sm3.Size); pad++ {
+			if length > 1024 && pad%51 != 1 {
+				continue
+			}
 			n := length - sm3.Size - pad
 			out, _ := halves(t, ECC_SM4_CBC_SM3)
 			out.header(recordApplicationData, n)

@@ -140,7 +140,7 @@ func TestSelfInterop(t *testing.T) {
 							}
 							for round := range rounds {
 								s, c := mustHandshake(t, network, server, client)
-								exchange(t, s, c, 70_000)
+								exchange(t, s, c, 20_000)
 								checkStates(t, site, s, c, suite, mutual, extras, round > 0)
 								closeBoth(t, s, c)
 							}
