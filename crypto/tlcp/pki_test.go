@@ -2,10 +2,12 @@ package tlcp
 
 import (
 	"crypto/x509/pkix"
+	"io"
 	"math/big"
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,32 +21,28 @@ type authority struct {
 	key  *sm2.PrivateKey
 	cert *smx509.Certificate
 	over *authority // nil: a root
+	rand io.Reader
 }
 
-var serial struct {
-	sync.Mutex
-	n int64
-}
+var serials atomic.Int64
 
-func nextSerial() *big.Int {
-	serial.Lock()
-	defer serial.Unlock()
-	serial.n++
-	return big.NewInt(serial.n)
-}
+func newKey(t testing.TB) *sm2.PrivateKey { return keyFrom(t, testRand(t)) }
 
-func newKey(t testing.TB) *sm2.PrivateKey {
+func keyFrom(t testing.TB, rand io.Reader) *sm2.PrivateKey {
 	t.Helper()
-	k, err := sm2.GenerateKey(testRand(t))
+	k, err := sm2.GenerateKey(rand)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return k
 }
 
-func newRoot(t testing.TB, name string) *authority {
+func newRoot(t testing.TB, name string) *authority { return rootFrom(t, name, testRand(t)) }
+
+// rootFrom makes an authority all of whose keys and signatures come from rand.
+func rootFrom(t testing.TB, name string, rand io.Reader) *authority {
 	t.Helper()
-	a := &authority{t: t, key: newKey(t)}
+	a := &authority{t: t, key: keyFrom(t, rand), rand: rand}
 	a.cert = a.issue(&smx509.Certificate{
 		Subject: pkix.Name{CommonName: name}, KeyUsage: smx509.KeyUsageCertSign | smx509.KeyUsageCRLSign,
 		BasicConstraintsValid: true, IsCA: true, SubjectKeyId: []byte(name),
@@ -54,7 +52,7 @@ func newRoot(t testing.TB, name string) *authority {
 
 func (a *authority) intermediate(name string) *authority {
 	a.t.Helper()
-	sub := &authority{t: a.t, key: newKey(a.t), over: a}
+	sub := &authority{t: a.t, key: keyFrom(a.t, a.rand), over: a, rand: a.rand}
 	sub.cert = a.issue(&smx509.Certificate{
 		Subject: pkix.Name{CommonName: name}, KeyUsage: smx509.KeyUsageCertSign | smx509.KeyUsageCRLSign,
 		BasicConstraintsValid: true, IsCA: true, SubjectKeyId: []byte(name),
@@ -66,7 +64,7 @@ func (a *authority) intermediate(name string) *authority {
 func (a *authority) issue(tmpl *smx509.Certificate, key *sm2.PrivateKey, parent *smx509.Certificate) *smx509.Certificate {
 	a.t.Helper()
 	if tmpl.SerialNumber == nil {
-		tmpl.SerialNumber = nextSerial()
+		tmpl.SerialNumber = big.NewInt(serials.Add(1))
 	}
 	if tmpl.NotBefore.IsZero() {
 		tmpl.NotBefore = testTime.Add(-time.Hour)
@@ -77,7 +75,7 @@ func (a *authority) issue(tmpl *smx509.Certificate, key *sm2.PrivateKey, parent 
 	if parent == nil {
 		parent = tmpl
 	}
-	der, err := smx509.CreateCertificate(testRand(a.t), tmpl, parent, key.Public(), a.key)
+	der, err := smx509.CreateCertificate(a.rand, tmpl, parent, key.Public(), a.key)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -91,7 +89,7 @@ func (a *authority) issue(tmpl *smx509.Certificate, key *sm2.PrivateKey, parent 
 // leaf makes a certificate for usage, with a new key; edit may change it.
 func (a *authority) leaf(usage smx509.KeyUsage, edit ...func(*smx509.Certificate)) Certificate {
 	a.t.Helper()
-	key := newKey(a.t)
+	key := keyFrom(a.t, a.rand)
 	return Certificate{Chain: a.chain(a.leafFor(key, usage, edit...)), Key: key}
 }
 
@@ -177,3 +175,5 @@ func (s *site) configs(suite uint16, mutual bool) (server, client *Config) {
 func hostOnly(host string) func(*smx509.Certificate) {
 	return func(c *smx509.Certificate) { c.DNSNames, c.IPAddresses = []string{host}, nil }
 }
+
+func subjectOf(name string) pkix.Name { return pkix.Name{CommonName: name} }
