@@ -43,6 +43,7 @@ func (s *Server) adminHandler() http.Handler {
 	write("POST /v1/devices", s.addDevice)
 	write("POST /v1/devices/{id}/code", s.renewCode)
 	write("PUT /v1/devices/{id}/facts", s.setFacts)
+	write("PUT /v1/devices/{id}/addresses", s.setAddresses)
 	write("DELETE /v1/devices/{id}", s.removeDevice)
 	read("GET /v1/apps", func(*http.Request) (any, error) { return s.listApps(), nil })
 	write("POST /v1/apps", s.addApp)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -236,10 +237,8 @@ func (s *Server) addDevice(r *http.Request) (any, error) {
 	if in.Kind == model.Application && in.ID == "" {
 		return nil, errors.New("id: the application's identifier is needed (yumen control app list shows them)")
 	}
-	for _, a := range in.Addresses {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			return nil, fmt.Errorf("address %q: host:port is needed", a)
-		}
+	if err := checkAddresses(in.Kind, in.Addresses); err != nil {
+		return nil, err
 	}
 	second := "DEV"
 	if in.Kind == model.Application {
@@ -268,6 +267,43 @@ func (s *Server) addDevice(r *http.Request) (any, error) {
 	})
 	out.Done = Done{id, rev}
 	return out, err
+}
+
+// checkAddresses checks where a party is dialed, which gives its certificate
+// its names, too.
+func checkAddresses(kind string, addresses []string) error {
+	if kind == model.Agent && len(addresses) > 0 {
+		return errors.New("address: an agent has none, nobody dials it")
+	}
+	for _, a := range addresses {
+		host, port, err := net.SplitHostPort(a)
+		n, err2 := strconv.ParseUint(port, 10, 16)
+		if err != nil || err2 != nil || host == "" || n == 0 {
+			return fmt.Errorf("address %q: host:port is needed", a)
+		}
+	}
+	return nil
+}
+
+// Addresses are where agents dial a gateway: host:port.
+type Addresses struct {
+	Addresses []string `json:"addresses"`
+}
+
+// setAddresses changes where agents dial a gateway. They learn it by their next
+// Table 19; the names in the gateway's certificate follow when it enrols again.
+func (s *Server) setAddresses(r *http.Request) (any, error) {
+	var in Addresses
+	if err := adminsock.Read(r, &in); err != nil {
+		return nil, err
+	}
+	if len(in.Addresses) == 0 {
+		return nil, errors.New("address: at least one is needed")
+	}
+	return s.editParty(r.PathValue("id"), func(p *model.Party) error {
+		p.Addresses = in.Addresses
+		return checkAddresses(p.Kind, in.Addresses)
+	})
 }
 
 // partyOf resolves a party's identifier, its deviceId, or its name when no

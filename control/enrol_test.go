@@ -1,10 +1,14 @@
 package control
 
 import (
+	"crypto/x509"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/keystore"
@@ -146,5 +150,35 @@ func TestQ23_ApplicationsConnectorIsEnrolledUnderItsAppID(t *testing.T) {
 	id, err := certid.OfSM(chain[0])
 	if err != nil || id != (certid.Identity{App: app}) || len(chain[0].DNSNames) != 1 || chain[0].DNSNames[0] != "wiki.test" {
 		t.Errorf("certificate of %+v for %v, %v", id, chain[0].DNSNames, err)
+	}
+}
+
+// A gateway moves: agents learn the new addresses by Table 19 at once, and the
+// certificate of the next enrolment has their names.
+func TestGCR002_T19_NewAddressesReachAgentsAndTheNextCertificate(t *testing.T) {
+	s := newSite(t)
+	s.signIn()
+	s.do("PUT", "/v1/devices/"+s.gw.id+"/addresses", Addresses{[]string{"new.test:8443", "192.0.2.7:443"}}, nil)
+	if resp, body := s.agent.get("/resources"); resp.StatusCode != 200 {
+		t.Fatalf("T19: %d %s", resp.StatusCode, body)
+	}
+	var gateways []wire.GatewayRef
+	if err := json.Unmarshal(s.agent.answered.Header.Ext[wire.ExtGateways], &gateways); err != nil || len(gateways) != 1 || !slices.Equal(gateways[0].Addresses, []string{"new.test:8443", "192.0.2.7:443"}) {
+		t.Errorf("gateways %+v, %v", gateways, err)
+	}
+	var n NewCode
+	s.do("POST", "/v1/devices/"+s.gw.id+"/code", nil, &n)
+	code, err := wire.ParseEnrolCode(n.Code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, q := s.enrolRequest(code.Secret)
+	status, r := s.postEnrol(s.anonymous(), q)
+	if status != 200 {
+		t.Fatalf("enrol again: %d", status)
+	}
+	leaf, err := x509.ParseCertificate(leafDER([]byte(r.Certs.TLS)))
+	if err != nil || leaf.VerifyHostname("new.test") != nil || leaf.VerifyHostname("192.0.2.7") != nil || leaf.VerifyHostname("gw.test") == nil {
+		t.Errorf("names %v %v, %v", leaf.DNSNames, leaf.IPAddresses, err)
 	}
 }

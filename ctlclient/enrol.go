@@ -31,14 +31,13 @@ import (
 // EnrolConfig is what [Enrol] needs. The zero value of an optional field
 // selects its default.
 type EnrolConfig struct {
-	Code       string   // the one-time code; required
-	Dir        string   // key folder to make; must not hold keys of another enrolment; required
-	Passphrase []byte   // encrypts the keys; required
-	DeviceName string   // default: the host name
-	DeviceType string   // default: the kind of the code
-	SystemType string   // default: the system and architecture of the build
-	Hosts      []string // names and addresses for the certificate requests
-	Iterations int      // PBKDF2 iterations; default keystore.DefaultIterations
+	Code       string // the one-time code; required
+	Dir        string // key folder to make; must not hold keys of another enrolment; required
+	Passphrase []byte // encrypts the keys; required
+	DeviceName string // default: the host name
+	DeviceType string // default: the kind of the code
+	SystemType string // default: the system and architecture of the build
+	Iterations int    // PBKDF2 iterations; default keystore.DefaultIterations
 	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
 	Now        func() time.Time
 }
@@ -120,7 +119,7 @@ func enrolRequest(keys *keystore.Store, cfg *EnrolConfig, code wire.EnrolCode) (
 				return nil, err
 			}
 		}
-		csr, err := keys.CSR(k.name, certid.Identity{}, cfg.Hosts)
+		csr, err := keys.CSR(k.name, certid.Identity{}, nil)
 		if err != nil {
 			return nil, err
 		}

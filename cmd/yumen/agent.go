@@ -327,7 +327,6 @@ type enrolled struct {
 // enrollCmd returns `yumen enroll`.
 func enrollCmd() *cobra.Command {
 	var dir, passphraseFile, name, format string
-	var hosts []string
 	cmd := &cobra.Command{
 		Use: "enroll CODE", Short: "Enrol this machine with a one-time code 使用一次性登记码登记本机",
 		Long: `Enrol an agent, a gateway or an application. The keys are made here and never leave;
@@ -351,7 +350,7 @@ read from standard input, so that it does not stand in the list of processes.
 				}
 				dir = home
 			}
-			e, err := enrol(cmd.Context(), code, dir, passphraseFile, name, hosts)
+			e, err := enrol(cmd.Context(), code, dir, passphraseFile, name)
 			if err != nil {
 				return err
 			}
@@ -366,12 +365,11 @@ read from standard input, so that it does not stand in the list of processes.
 	cmd.Flags().StringVar(&dir, "dir", "", "folder to make (default ~/.yumen)")
 	cmd.Flags().StringVar(&passphraseFile, "passphrase-file", "", "opens the keys, mode 0600 (default: DIR/passphrase, made when it is not there)")
 	cmd.Flags().StringVar(&name, "name", "", "device name (default: the host name)")
-	cmd.Flags().StringSliceVar(&hosts, "host", nil, "name or address for the certificate of a gateway or an application")
 	outputFlag(cmd, &format)
 	return cmd
 }
 
-func enrol(ctx context.Context, code, dir, passphraseFile, name string, hosts []string) (*enrolled, error) {
+func enrol(ctx context.Context, code, dir, passphraseFile, name string) (*enrolled, error) {
 	if _, err := wire.ParseEnrolCode(code); err != nil {
 		return nil, err // before anything is written
 	}
@@ -393,7 +391,7 @@ func enrol(ctx context.Context, code, dir, passphraseFile, name string, hosts []
 		return nil, err
 	}
 	keys := filepath.Join(dir, "keys")
-	got, err := ctlclient.Enrol(ctx, ctlclient.EnrolConfig{Code: code, Dir: keys, Passphrase: pass, DeviceName: name, Hosts: hosts})
+	got, err := ctlclient.Enrol(ctx, ctlclient.EnrolConfig{Code: code, Dir: keys, Passphrase: pass, DeviceName: name})
 	if err != nil {
 		return nil, err
 	}

@@ -157,7 +157,7 @@ func TestAgentVerbs(t *testing.T) {
 func TestEnrolWritesNothingForABadCode(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	for _, code := range []string{"", "yumen1.AAAA", "something"} {
-		if _, err := enrol(t.Context(), code, dir, "", "", nil); err == nil {
+		if _, err := enrol(t.Context(), code, dir, "", ""); err == nil {
 			t.Errorf("%q was taken", code)
 		}
 		if _, err := os.Stat(dir); !os.IsNotExist(err) {

@@ -134,8 +134,23 @@ func controlDeviceCmd(t *controlTarget) *cobra.Command {
 	facts.Flags().IntVar(&posture, "posture", 0, "0 to 100, high is good (absent: unknown)")
 	facts.Flags().IntVar(&risk, "risk", 0, "0 to 100, high is bad (absent: unknown)")
 	outputFlag(facts, &format)
-	return controlGroup("device", "Gateways, agents and applications' connectors 设备", add, code, facts,
-		controlList(t, "list", "List devices", "/v1/devices", "KIND ID DEVICE NAME USER ENROLLED LOCKED", func(d control.DeviceInfo, line func(...any)) {
+	address := &cobra.Command{
+		Use: "address GATEWAY HOST:PORT[,...]", Short: "Change where agents dial a gateway 修改网关地址", Args: cobra.MinimumNArgs(2),
+		Long: `Change where agents dial a gateway; agents learn it within a minute. The names in the
+gateway's enrolled certificate follow when it enrols again (yumen control device code).
+修改代理连接网关的地址，代理在一分钟内获知；网关证书中的名称在重新登记后更新。`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := control.Addresses{Addresses: strings.Split(strings.Join(args[1:], ","), ",")}
+			var d control.Done
+			if err := t.do(cmd.Context(), "PUT", "/v1/devices/"+url.PathEscape(args[0])+"/addresses", in, &d); err != nil {
+				return err
+			}
+			return controlDone(cmd, format, d, "is dialed at "+strings.Join(in.Addresses, ", "))
+		},
+	}
+	outputFlag(address, &format)
+	return controlGroup("device", "Gateways, agents and applications' connectors 设备", add, code, address, facts,
+		controlList(t, "list", "List devices", "/v1/devices", "KIND ID DEVICE NAME USER ENROLLED LOCKED ADDRESSES", func(d control.DeviceInfo, line func(...any)) {
 			enrolled := d.Enrolled.Local().Format("2006-01-02 15:04")
 			if d.Enrolled.IsZero() {
 				enrolled = "code until " + d.CodeUntil.Local().Format("15:04:05")
@@ -144,7 +159,7 @@ func controlDeviceCmd(t *controlTarget) *cobra.Command {
 			if d.Locked {
 				locked = "yes"
 			}
-			line(d.Kind, d.ID, d.DeviceID, d.Name, d.UserID, enrolled, locked)
+			line(d.Kind, d.ID, d.DeviceID, d.Name, d.UserID, enrolled, locked, d.Addresses)
 		}),
 		controlRemove(t, "remove DEVICE", "Remove a device; its certificates open nothing from then on 删除设备", "/v1/devices/"))
 }
