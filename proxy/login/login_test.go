@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -658,3 +659,29 @@ func FuzzSafeReturn(f *testing.F) {
 }
 
 func chmod(file string, mode os.FileMode) error { return os.Chmod(file, mode) }
+
+func TestProviderThatNeverStopsTalkingIsCutOff(t *testing.T) {
+	s := newSite(t)
+	talk := &endless{}
+	s.login.provider.client.Transport = bounded{roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(talk)}, nil
+	})}
+	b := s.browser()
+	if r := b.do("GET", b.begin("app.example", "/", false)); r.StatusCode != reason.UpstreamUnreachable.Status() {
+		t.Fatalf("status %d", r.StatusCode)
+	}
+	if talk.n > maxAnswer+64<<10 {
+		t.Errorf("read %d bytes, at most %d", talk.n, maxAnswer)
+	}
+}
+
+// endless is a JSON text without end.
+type endless struct{ n int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	e.n += len(p)
+	return len(p), nil
+}

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"sync"
@@ -57,12 +58,31 @@ func (p *provider) init(cfg *Config) error {
 		transport = t
 	}
 	p.client = &http.Client{
-		Transport: transport, Timeout: providerTimeout,
+		Transport: bounded{transport}, Timeout: providerTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("the provider redirects its own endpoints")
 		},
 	}
 	return nil
+}
+
+// maxAnswer bounds what the provider may say: its configuration, keys and tokens
+// are a few KiB.
+const maxAnswer = 1 << 20
+
+// bounded cuts the provider's answers off after maxAnswer bytes; what is cut
+// does not parse.
+type bounded struct{ http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.RoundTripper.RoundTrip(r)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	}
+	return resp, err
 }
 
 // errProvider wraps what keeps the provider from being asked at all.
