@@ -113,12 +113,22 @@ func (s *Server) newID(prefix string) (id string, compare store.Compare, op stor
 // create commits a new entry under an identifier that it makes (given is
 // empty) or takes as given, which must be free.
 func (s *Server) create(prefix, given string, plan func(st *model.State, id string) (key string, value any, err error)) (id string, rev uint64, err error) {
-	return s.createWith(prefix, given, "", func(st *model.State, id, _ string) (string, any, error) { return plan(st, id) })
+	return s.createWith(prefix, given, "", func(st *model.State, id, _ string) ([]entry, error) {
+		key, value, err := plan(st, id)
+		return []entry{{key, value}}, err
+	})
+}
+
+// entry is one new entry of the store.
+type entry struct {
+	key   string
+	value any
 }
 
 // createWith is create with a second identifier, with the prefix more unless
-// that is empty, that is given away in the same transaction.
-func (s *Server) createWith(prefix, given, more string, plan func(st *model.State, id, second string) (key string, value any, err error)) (id string, rev uint64, err error) {
+// that is empty, that is given away in the same transaction; plan returns the
+// entry of the identifier first, then others that come with it.
+func (s *Server) createWith(prefix, given, more string, plan func(st *model.State, id, second string) ([]entry, error)) (id string, rev uint64, err error) {
 	if given != "" && (len(given) != wire.IDLength || strings.ContainsAny(given, "/ ")) {
 		return "", 0, fmt.Errorf("identifier %q: %d characters without blanks or slashes are needed (or none: one is made)", given, wire.IDLength)
 	}
@@ -144,17 +154,19 @@ func (s *Server) createWith(prefix, given, more string, plan func(st *model.Stat
 				return "", 0, err
 			}
 		}
-		var key string
-		var value any
-		s.view(func(st *model.State) { key, value, err = plan(st, id, second) })
+		var entries []entry
+		s.view(func(st *model.State) { entries, err = plan(st, id, second) })
 		if err != nil {
 			return "", 0, err
 		}
-		raw, err := json.Marshal(value)
-		if err != nil {
-			return "", 0, err
+		for _, e := range entries {
+			raw, err := json.Marshal(e.value)
+			if err != nil {
+				return "", 0, err
+			}
+			compares, ops = append(compares, store.Compare{Key: e.key}), append(ops, store.Put(e.key, raw))
 		}
-		compares, ops = append(compares, store.Compare{Key: key}), append(ops, store.Put(key, raw))
+		key := entries[0].key
 		rev, err = s.commit(compares, ops...)
 		var conflict *store.ConflictError
 		if !errors.As(err, &conflict) {

@@ -13,11 +13,9 @@ import (
 
 	"github.com/go-json-experiment/json"
 
-	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/control/model"
 	"github.com/yumen-zt/yumen/control/store"
 	"github.com/yumen-zt/yumen/internal/adminsock"
-	"github.com/yumen-zt/yumen/wire"
 )
 
 func (s *Server) listGrants() []*model.Grant {
@@ -74,43 +72,6 @@ func (s *Server) addGrant(r *http.Request) (any, error) {
 func (s *Server) removeGrant(r *http.Request) (any, error) {
 	id := r.PathValue("id")
 	rev, err := s.remove(model.KeyGrant+id, notFoundError(fmt.Sprintf("no grant %q (yumen control grant list shows them)", id)), nil)
-	return Done{id, rev}, err
-}
-
-func (s *Server) listPolicies() []*wire.Policy {
-	var out []*wire.Policy
-	s.view(func(st *model.State) { out = slices.Collect(maps.Values(st.Policies)) })
-	slices.SortFunc(out, func(a, b *wire.Policy) int { return cmp.Compare(a.PolicyID, b.PolicyID) })
-	return append([]*wire.Policy{}, out...)
-}
-
-func (s *Server) addPolicy(r *http.Request) (any, error) {
-	var in wire.Policy
-	if err := adminsock.Read(r, &in); err != nil {
-		return nil, err
-	}
-	canonical, err := policy.Check(in.PolicyType, in.PolicyData)
-	if err != nil {
-		var names []string
-		for _, t := range policy.Types() {
-			names = append(names, t.String())
-		}
-		return nil, fmt.Errorf("%w (types: %s)", err, strings.Join(names, " "))
-	}
-	if canonical != "" {
-		in.PolicyData = canonical
-	}
-	id, rev, err := s.create("POL", in.PolicyID, func(_ *model.State, id string) (string, any, error) {
-		next := in
-		next.PolicyID = id
-		return model.KeyPolicy + id, &next, next.Validate(wire.Lax)
-	})
-	return Done{id, rev}, err
-}
-
-func (s *Server) removePolicy(r *http.Request) (any, error) {
-	id := r.PathValue("id")
-	rev, err := s.remove(model.KeyPolicy+id, notFoundError(fmt.Sprintf("no policy %q (yumen control policy list shows them)", id)), nil)
 	return Done{id, rev}, err
 }
 

@@ -245,25 +245,25 @@ func (s *Server) addDevice(r *http.Request) (any, error) {
 		second = ""
 	}
 	var out NewCode
-	id, rev, err := s.createWith(prefix, in.ID, second, func(st *model.State, id, device string) (string, any, error) {
+	id, rev, err := s.createWith(prefix, in.ID, second, func(st *model.State, id, device string) ([]entry, error) {
 		p := &model.Party{Kind: in.Kind, ID: id, DeviceID: device, Name: in.Name, Addresses: in.Addresses}
 		if in.Kind == model.Application && st.Apps[id] == nil {
-			return "", nil, notFoundError(fmt.Sprintf("no application %s (yumen control app add makes one)", id))
+			return nil, notFoundError(fmt.Sprintf("no application %s (yumen control app add makes one)", id))
 		}
 		if in.User != "" {
 			if in.Kind != model.Agent {
-				return "", nil, errors.New("user: only an agent belongs to a user")
+				return nil, errors.New("user: only an agent belongs to a user")
 			}
 			var err error
 			if p.UserID, err = userID(st, in.User); err != nil {
-				return "", nil, err
+				return nil, err
 			}
 		}
 		secret, code := s.newSecret(id)
 		p.Code = code
 		text, err := s.codeText(in.Kind, secret)
 		out.Code, out.Until, out.DeviceID = text, code.Until, device
-		return model.KeyParty + id, p, err
+		return []entry{{model.KeyParty + id, p}}, err
 	})
 	out.Done = Done{id, rev}
 	return out, err

@@ -11,7 +11,6 @@ import (
 
 	"github.com/yumen-zt/yumen/control"
 	"github.com/yumen-zt/yumen/control/model"
-	"github.com/yumen-zt/yumen/wire"
 )
 
 func controlGroup(use, short string, verbs ...*cobra.Command) *cobra.Command {
@@ -218,11 +217,11 @@ func controlGrantCmd(t *controlTarget) *cobra.Command {
 }
 
 func controlPolicyCmd(t *controlTarget) *cobra.Command {
-	var in wire.Policy
+	var in control.NewPolicy
 	var format string
 	add := &cobra.Command{
 		Use: "add TYPE DATA", Short: "Add a policy of Table 9 添加策略", Args: cobra.MinimumNArgs(2),
-		Example: "  yumen control policy add ipallow 10.0.0.0/8 --name office\n  yumen control policy add bind \"POL00000001 APP00000001\" --name \"office only\"",
+		Example: "  yumen control policy add ipallow 10.0.0.0/8 --name office --scope APP00000001\n  yumen control policy add authage 15m --scope alice/APP00000001,USR00000002/*",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in.PolicyType, in.PolicyData = args[0], strings.Join(args[1:], " ")
 			if in.PolicyName == "" {
@@ -236,13 +235,18 @@ func controlPolicyCmd(t *controlTarget) *cobra.Command {
 		},
 	}
 	add.Flags().StringVar(&in.PolicyName, "name", "", "name for people (default: the type)")
+	add.Flags().StringVar(&in.Scope, "scope", "", "what it restricts: APP, USER/APP, USER/* or *, commas between (default: everything)")
 	add.Flags().StringVar(&in.PolicyID, "id", "", "policyId, 11 characters (default: the next one)")
 	outputFlag(add, &format)
 	return controlGroup("policy", "Policies 策略", add,
-		controlList(t, "list", "List policies", "/v1/policies", "ID TYPE DATA NAME", func(p wire.Policy, line func(...any)) {
-			line(p.PolicyID, p.PolicyType, p.PolicyData, p.PolicyName)
+		controlList(t, "list", "List policies", "/v1/policies", "ID TYPE DATA SCOPE NAME", func(p control.PolicyInfo, line func(...any)) {
+			scope := p.Scope
+			if scope == "" && p.PolicyType != "bind" {
+				scope = "everything"
+			}
+			line(p.PolicyID, p.PolicyType, p.PolicyData, scope, p.PolicyName)
 		}),
-		controlRemove(t, "remove POLICY", "Remove a policy 删除策略", "/v1/policies/"))
+		controlRemove(t, "remove POLICY", "Remove a policy and its scope 删除策略", "/v1/policies/"))
 }
 
 func controlSubjectCmd(t *controlTarget) *cobra.Command {
