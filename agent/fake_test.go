@@ -21,6 +21,7 @@ import (
 
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -177,6 +178,7 @@ type fakeTunnel struct {
 	asked    []wire.AccessRequest // guarded by mu
 	renewals []fakeRenewal        // guarded by mu
 	renewErr error                // guarded by mu
+	knows    string               // guarded by mu; the one token that Renew accepts; empty: any
 	err      error                // guarded by mu
 }
 
@@ -196,6 +198,9 @@ func (t *fakeTunnel) Renew(_ context.Context, m *wire.Renewal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.renewals = append(t.renewals, fakeRenewal{t.d.now(), *m})
+	if t.knows != "" && m.AuthToken != t.knows {
+		return &carrier.RefusedError{Reason: reason.TokenUnknown, Result: reason.TokenUnknown.Result()}
+	}
 	return t.renewErr
 }
 

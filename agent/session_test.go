@@ -290,6 +290,102 @@ func TestARefusedRenewalMakesTheTunnelAnew(t *testing.T) {
 	})
 }
 
+// The gateway has lost its control center when the user signs in again: the
+// healthy tunnel stands on the old token until the gateway knows the new one.
+func TestATokenThatTheGatewayDoesNotKnowYetKeepsTheTunnel(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		r.dialer.open = func(context.Context, string, *wire.AccessRequest) (net.Conn, error) { return ours, nil }
+		r.login()
+		synctest.Wait()
+		tun := r.dialer.last()
+		old := r.link.token.AuthToken
+		knows := func(token string) {
+			tun.mu.Lock()
+			tun.knows = token
+			tun.mu.Unlock()
+		}
+		knows(old)
+		r.link.token.AuthToken = "bbbbbbbbbb2"
+		began := time.Now()
+		r.login()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if r.dialer.last() != tun || r.a.Status().State != Ready {
+			t.Fatalf("the tunnel was given up: %+v", r.a.Status())
+		}
+		f, err := r.a.open(t.Context(), nil, func(rt *routes) (*Resource, reason.Reason) { return rt.list[0], reason.OK })
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.a.drop(f)
+		if got := tun.requests()[0].AuthToken; got != old {
+			t.Errorf("Table 12 has %q, want the token that the gateway knows", got)
+		}
+		var lastOld, lastTry time.Time
+		tries, first := 0, 0
+		var newest string
+		for _, x := range tun.sentRenewals() {
+			if x.m.UpdateTime <= newest {
+				t.Errorf("updateTime %s after %s: a gateway would ignore it", x.m.UpdateTime, newest)
+			}
+			newest = x.m.UpdateTime
+			if x.m.AuthToken == old {
+				if !lastOld.IsZero() && x.at.Sub(lastOld) > 55*time.Second {
+					t.Errorf("%v between two proofs", x.at.Sub(lastOld))
+				}
+				lastOld = x.at
+				continue
+			}
+			if gap := x.at.Sub(lastTry); !lastTry.IsZero() && (gap < time.Second || gap > 12*time.Second) {
+				t.Errorf("%v between two tries, want 1 s to 12 s", gap)
+			}
+			if lastTry = x.at; x.at.Sub(began) < time.Minute {
+				first++
+			}
+			tries++
+		}
+		if tries < 25 || first >= 10 {
+			t.Errorf("%d tries in 5 minutes, %d in the first: want at least 25, and fewer than the 10 wrong tokens of a minute", tries, first)
+		}
+		knows("bbbbbbbbbb2")
+		time.Sleep(12*time.Second + time.Millisecond)
+		synctest.Wait()
+		r.a.mu.Lock()
+		token := r.a.tunnel.token
+		r.a.mu.Unlock()
+		if r.dialer.last() != tun || token != "bbbbbbbbbb2" {
+			t.Errorf("12 s after the gateway learned it the tunnel has %q", token)
+		}
+	})
+}
+
+// When the old token is over, there is nothing to stand on.
+func TestATokenThatIsNotKnownWhenTheOldOneEndsMakesTheTunnelAnew(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.link.token.Expires = time.Now().Add(2 * time.Minute)
+		r.login()
+		synctest.Wait()
+		tun := r.dialer.last()
+		tun.mu.Lock()
+		tun.knows = r.link.token.AuthToken
+		tun.mu.Unlock()
+		r.link.token = ctlclient.Token{UserID: testUser, AuthToken: "bbbbbbbbbb2", Expires: time.Now().Add(time.Hour)}
+		r.login()
+		time.Sleep(119 * time.Second)
+		synctest.Wait()
+		if r.dialer.last() != tun {
+			t.Error("the tunnel was given up while its token counted")
+		}
+		time.Sleep(14 * time.Second)
+		synctest.Wait()
+		if r.dialer.last() == tun {
+			t.Error("the tunnel was kept past the end of its token")
+		}
+	})
+}
+
 func TestTokenExpirySignsOut(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		ours, theirs := net.Pipe()

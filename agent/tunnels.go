@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -23,6 +24,8 @@ const (
 	renewLeast   = 45 * time.Second
 	retryFirst   = 200 * time.Millisecond
 	retryMost    = 30 * time.Second
+	againFirst   = time.Second // a new token that the gateway does not know yet is shown again
+	againMost    = 10 * time.Second
 	steadyAfter  = 10 * time.Second // a tunnel that lived this long starts the back-off anew
 )
 
@@ -44,6 +47,19 @@ type live struct {
 	Tunnel
 	gateway, addr string
 	since         time.Time
+	updated       time.Time // of the last Table 14; for the goroutine that tends it
+	token         string    // guarded by the agent's mu; the last one that the gateway accepted
+}
+
+// patience gives the waits until a new token is shown again: 1 s to 10 s, up to
+// a fifth more at random. That stays below the wrong tokens that a gateway
+// takes in a minute. It is for one goroutine.
+type patience struct{ n int }
+
+func (p *patience) next() time.Duration {
+	d := min(againFirst<<min(p.n, 10), againMost)
+	p.n++
+	return d + rand.N(d/5+1)
 }
 
 // keepTunnel holds one tunnel while a user is signed in and gateways are known.
@@ -63,7 +79,7 @@ func (a *Agent) keepTunnel(ctx context.Context) error {
 		t, err := a.connect(ctx, s, gws)
 		if err == nil {
 			start := a.cfg.Elapsed()
-			err = a.tend(ctx, t, s.userID)
+			err = a.tend(ctx, t, s)
 			if a.cfg.Elapsed()-start >= steadyAfter {
 				b.reset()
 			}
@@ -129,7 +145,7 @@ func (a *Agent) connect(ctx context.Context, s session, gws []wire.GatewayRef) (
 			t, err := a.dialOne(ctx, gw, addr, s)
 			if err == nil {
 				a.log.Info("tunnel ready", zap.String("gateway_id", gw.ID), zap.String("remote_addr", addr))
-				return &live{Tunnel: t, gateway: gw.ID, addr: addr, since: a.cfg.Now()}, nil
+				return &live{Tunnel: t, gateway: gw.ID, addr: addr, since: a.cfg.Now(), token: s.token}, nil
 			}
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -150,43 +166,66 @@ func (a *Agent) dialOne(ctx context.Context, gw wire.GatewayRef, addr string, s 
 	return a.dialer.Dial(ctx, gw, addr, hello, a.onNotice)
 }
 
-// tend publishes t and renews the identity on it (Table 14, Q25) until it ends.
-// It returns nil when the agent ended it on purpose. t is closed on return.
-func (a *Agent) tend(ctx context.Context, t *live, userID string) error {
+// tend publishes t, which was made for the session held, and renews the
+// identity on it (Table 14, Q25) until it ends. It returns nil when the agent
+// ended it on purpose. t is closed on return.
+//
+// A gateway that is without its control center does not know a new token. The
+// tunnel stands on the old one then, as long as that counts, and the new one is
+// shown again.
+func (a *Agent) tend(ctx context.Context, t *live, held session) error {
 	a.setTunnel(t)
 	defer func() {
 		a.setTunnel(nil)
 		t.Close()
 	}()
-	sent, _, _ := a.want()
-	timer := time.NewTimer(renewalWait())
-	defer timer.Stop()
+	renewal, again := time.NewTimer(renewalWait()), time.NewTimer(math.MaxInt64)
+	defer renewal.Stop()
+	defer again.Stop()
+	var wait patience
+	unknown := "" // the token that the gateway did not know
 	for {
 		s, gws, changed := a.want()
-		if s.userID != userID || !slices.ContainsFunc(gws, func(g wire.GatewayRef) bool { return g.ID == t.gateway }) {
+		if s.userID != held.userID || !slices.ContainsFunc(gws, func(g wire.GatewayRef) bool { return g.ID == t.gateway }) {
 			return nil
 		}
-		renew := s.token != sent.token
-		if !renew {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-t.Done():
-				return fmt.Errorf("tunnel to %s ended: %w", t.gateway, cmpErr(t.Err()))
-			case <-changed:
-				continue
-			case <-timer.C:
-				renew = true
-			}
-		}
-		if renew {
-			if err := a.renew(ctx, t, s); err != nil {
+		if s.token != held.token && s.token != unknown {
+			switch err := a.renew(ctx, t, s); {
+			case err == nil:
+				held, unknown, wait = s, "", patience{}
+				renewal.Reset(renewalWait())
+			case notYet(err) && a.cfg.Now().Before(held.expires):
+				unknown = s.token
+				d := wait.next()
+				again.Reset(d)
+				a.log.Warn("new token not known at the gateway, the old one is used", zap.String("gateway_id", t.gateway), zap.Duration("retry_in", d))
+			default:
 				return err
 			}
-			sent = s
-			timer.Reset(renewalWait())
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.Done():
+			return fmt.Errorf("tunnel to %s ended: %w", t.gateway, cmpErr(t.Err()))
+		case <-changed:
+		case <-again.C:
+			unknown = ""
+		case <-renewal.C:
+			if err := a.renew(ctx, t, held); err != nil {
+				return err
+			}
+			renewal.Reset(renewalWait())
 		}
 	}
+}
+
+// notYet reports whether err says that the gateway does not know a token, which
+// its control center may tell it yet.
+func notYet(err error) bool {
+	var no *carrier.RefusedError
+	return errors.As(err, &no) && (no.Reason == reason.TokenUnknown || no.Reason == reason.TokenGuessLimit)
 }
 
 func renewalWait() time.Duration { return renewLeast + rand.N(renewMost-renewLeast) }
@@ -198,15 +237,22 @@ func cmpErr(err error) error {
 	return err
 }
 
+// renew shows the token of s on t by Table 14. A later one has a later
+// updateTime, to the second: a gateway ignores what is not newer (M80).
 func (a *Agent) renew(ctx context.Context, t *live, s session) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	now := a.cfg.Now()
-	if err := t.Renew(ctx, &wire.Renewal{AuthToken: s.token, UpdateTime: wire.FormatTime(now)}); err != nil {
+	at := now.Truncate(time.Second)
+	if !at.After(t.updated) {
+		at = t.updated.Add(time.Second)
+	}
+	t.updated = at
+	if err := t.Renew(ctx, &wire.Renewal{AuthToken: s.token, UpdateTime: wire.FormatTime(at)}); err != nil {
 		return fmt.Errorf("renew identity at %s: %w", t.gateway, err)
 	}
 	a.mu.Lock()
-	a.renewed = now
+	a.renewed, t.token = now, s.token
 	a.mu.Unlock()
 	return nil
 }
@@ -232,11 +278,16 @@ func (a *Agent) waitTunnel(ctx context.Context) (*live, session, error) {
 		t, s, changed, fault := a.tunnel, a.session, a.changed, a.lastFault
 		no := a.lastNo
 		none := a.routes != nil && len(a.gateways) == 0
+		token := ""
+		if t != nil {
+			token = t.token // the one that this gateway knows
+		}
 		a.mu.Unlock()
 		if !s.in() {
 			return nil, s, &Refusal{Reason: reason.LoginRequired, Detail: "run yumen agent login"}
 		}
 		if t != nil {
+			s.token = token
 			return t, s, nil
 		}
 		if no != nil {
