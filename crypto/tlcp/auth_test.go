@@ -220,11 +220,14 @@ func TestClientMayLackTheEncryptionCertificate(t *testing.T) {
 		alone := *site.client
 		alone.message = slices.Delete(slices.Clone(alone.message), 1, 2)
 		client.Certificates = []*Pair{&alone}
-		s, _, serverErr, clientErr := handshake(t, "tcp4", server, client)
-		judge(t, certificateCase{"sign alone", nil, want, want}, false, serverErr, clientErr)
-		if st := s.ConnectionState(); want == accepted && (st.PeerSign == nil || st.PeerEnc != nil) {
-			t.Errorf("peer %v, %v", st.PeerSign, st.PeerEnc)
+		server.VerifyConnection = func(st ConnectionState) error {
+			if st.PeerSign == nil || st.PeerEnc != nil {
+				t.Errorf("peer %v, %v", st.PeerSign, st.PeerEnc)
+			}
+			return nil
 		}
+		_, _, serverErr, clientErr := handshake(t, "tcp4", server, client)
+		judge(t, certificateCase{"sign alone", nil, want, want}, false, serverErr, clientErr)
 	}
 }
 

@@ -280,12 +280,18 @@ type ConnectionState struct {
 	ServerName         string // SNI that the client sent
 	NegotiatedProtocol string // ALPN; empty when none was agreed
 
-	// PeerCertificates are what the peer presented, in its order: the signing
-	// certificate first. Empty when a client presented none.
+	// PeerSign is the certificate whose key the peer proved in the handshake:
+	// who it is. Nil when a client presented none.
+	PeerSign *smx509.Certificate
+
+	// What follows is there for VerifyConnection only. An established
+	// connection does not keep it: certificates would be most of its memory.
+
+	// PeerCertificates are what the peer presented, in its order, PeerSign first.
 	PeerCertificates []*smx509.Certificate
-	// PeerSign is the certificate whose key the peer proved; PeerEnc its
-	// encryption certificate, which a client with an ECC suite may lack.
-	PeerSign, PeerEnc *smx509.Certificate
+	// PeerEnc is the encryption certificate, which a client with an ECC suite
+	// may lack.
+	PeerEnc *smx509.Certificate
 	// VerifiedChain leads from PeerSign to a root.
 	VerifiedChain []*smx509.Certificate
 }

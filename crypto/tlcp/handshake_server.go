@@ -405,6 +405,7 @@ func (c *Conn) agreed(config *Config, s ConnectionState, p *peer) error {
 			return alertf(AlertBadCertificate, "verify connection: %w", err)
 		}
 	}
+	s.PeerCertificates, s.PeerEnc, s.VerifiedChain = nil, nil, nil
 	c.state = s
 	return nil
 }

@@ -422,6 +422,62 @@ func TestFinishedCoversTheHandshake(t *testing.T) {
 	}
 }
 
+// TestNothingFollowsFinished: handshake bytes in the record of Finished are
+// refused, by either side.
+func TestNothingFollowsFinished(t *testing.T) {
+	site := newSite(t)
+	server, client := site.configs(ECC_SM4_GCM_SM3, false)
+	a, b := socketPair(t, "tcp4")
+	s, c := Server(a, server), Client(b, client)
+	done := make(chan error, 1)
+	go func() { done <- s.Handshake() }()
+	sent := func() error {
+		c.in.mu.Lock()
+		defer c.in.mu.Unlock()
+		h := &clientHandshake{c: c, config: client, log: newTranscript()}
+		if err := h.sendHello(); err != nil {
+			return err
+		}
+		if _, err := h.readServerHello(); err != nil {
+			return err
+		}
+		params, err := h.readServerKeys()
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(h.sendKeys(params), h.establishKeys(), c.writeChangeCipherSpec()); err != nil {
+			return err
+		}
+		finished := (&finishedMsg{h.log.finished(h.master, labelClientFinished)}).marshal()
+		if err := h.send(append(finished, 0)); err != nil {
+			return err
+		}
+		_, _, err = c.nextRecord()
+		return err
+	}()
+	judgeBoth(t, "behind the client's Finished", <-done, sent, AlertUnexpectedMessage)
+}
+
+// TestResumedSuiteIsTheSessions: a server that resumes must keep the suite.
+func TestResumedSuiteIsTheSessions(t *testing.T) {
+	site := newSite(t)
+	server, client := site.configs(ECC_SM4_GCM_SM3, false)
+	withSessions(server, client, "id")
+	client.CipherSuites = nil
+	s, c := mustHandshake(t, "tcp4", server, client)
+	s.Close()
+	c.Close()
+	res := relayed(t, server, client, func(r wireRecord) [][]byte {
+		if !r.fromClient && r.index == 0 {
+			binary.BigEndian.PutUint16(r.body()[4+2+32+1+32:], ECC_SM4_CBC_SM3)
+		}
+		return unchanged(r)
+	})
+	if a, remote, ok := alertOf(res.clientErr); !ok || remote || a != AlertIllegalParameter {
+		t.Errorf("client: %v", res.clientErr)
+	}
+}
+
 func TestConfigsThatCannotWork(t *testing.T) {
 	site := newSite(t)
 	for name, edit := range map[string]func(s, c *Config){

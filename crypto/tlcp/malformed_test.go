@@ -155,6 +155,9 @@ func spoil(t *testing.T, setup func() (*Config, *Config), fromClient bool, i, n 
 			}
 			return [][]byte{record(r.kind(), header(r.body()[0], 0))}
 		})
+		ways["a byte behind the message"] = at(func(r wireRecord) [][]byte {
+			return [][]byte{record(r.kind(), append(slices.Clone(r.body()), typeFinished))}
+		})
 		ways["body of 16 MiB announced"] = at(func(r wireRecord) [][]byte {
 			b := r.body()
 			return [][]byte{record(r.kind(), append(header(b[0], 1<<24-1), b[4:]...))}

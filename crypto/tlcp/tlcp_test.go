@@ -138,11 +138,22 @@ func TestSelfInterop(t *testing.T) {
 							if resume != "" {
 								rounds = 3
 							}
+							seen := 0
+							server.VerifyConnection = func(st ConnectionState) error {
+								seen++
+								if mutual && (!st.PeerSign.Equal(site.client.signLeaf) || !st.PeerEnc.Equal(site.client.encLeaf) || len(st.PeerCertificates) != 3 || len(st.VerifiedChain) != 3) {
+									t.Errorf("VerifyConnection: peer %v, %v, %d certificates, chain of %d", st.PeerSign, st.PeerEnc, len(st.PeerCertificates), len(st.VerifiedChain))
+								}
+								return nil
+							}
 							for round := range rounds {
 								s, c := mustHandshake(t, network, server, client)
 								exchange(t, s, c, 20_000)
 								checkStates(t, site, s, c, suite, mutual, extras, round > 0)
 								closeBoth(t, s, c)
+							}
+							if seen != rounds {
+								t.Errorf("VerifyConnection was asked %d times in %d handshakes", seen, rounds)
 							}
 						})
 					}
@@ -179,13 +190,13 @@ func checkStates(t *testing.T, site *site, s, c *Conn, suite uint16, mutual, ext
 		t.Errorf("server: name %q, want %q", st.ServerName, wantName)
 	}
 	if !mutual {
-		if st.PeerSign != nil || len(st.PeerCertificates) != 0 {
+		if st.PeerSign != nil {
 			t.Error("server: a peer without its certificate")
 		}
 		return
 	}
-	if !st.PeerSign.Equal(site.client.signLeaf) || !st.PeerEnc.Equal(site.client.encLeaf) || len(st.VerifiedChain) != 3 {
-		t.Errorf("server: peer %v, %v, chain of %d", st.PeerSign, st.PeerEnc, len(st.VerifiedChain))
+	if !st.PeerSign.Equal(site.client.signLeaf) || st.PeerEnc != nil || st.PeerCertificates != nil || st.VerifiedChain != nil {
+		t.Errorf("server: peer %v; keeps %v, %d certificates, a chain of %d", st.PeerSign, st.PeerEnc, len(st.PeerCertificates), len(st.VerifiedChain))
 	}
 	id, err := certid.OfSM(st.PeerSign)
 	if err != nil || id.Device != "DEV00000001" {
