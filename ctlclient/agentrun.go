@@ -59,7 +59,7 @@ func (a *Agent) keepSession(ctx context.Context) {
 		case up && a.cfg.Now().Sub(began) >= steady:
 			pause.reset()
 		}
-		d := pause.next()
+		d := pause.next(err)
 		a.log.Warn("control link lost", zap.Error(err), zap.Duration("retry_in", d))
 		a.mu.Lock()
 		a.status.Connected, a.status.LastError, a.status.NextTry = false, err.Error(), a.cfg.Now().Add(d)

@@ -56,7 +56,7 @@ func (g *Gateway) keepSession(ctx context.Context) {
 		if up && g.cfg.Now().Sub(began) >= steady {
 			pause.reset()
 		}
-		d := pause.next()
+		d := pause.next(err)
 		g.log.Warn("control link lost", zap.Error(err), zap.Duration("retry_in", d))
 		if !lost {
 			lost = true

@@ -1,0 +1,7 @@
+//go:build !windows
+
+package ctlclient
+
+import "syscall"
+
+const errRefused = syscall.ECONNREFUSED
