@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -41,12 +42,13 @@ type AgentConfig struct {
 	OnResources func(*Resources) // for each Table 19 that differs from the last; must not block
 	OnSignedOut func(error)      // the control center ended the sign-in; must not block
 
-	Outbox  Outbox       // default: in memory, 4096 records a class
-	Usage   func() Usage // default: this host's
-	Profile wire.Profile
-	Logger  *zap.Logger      // default: none
-	Now     func() time.Time // default time.Now
-	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	StateDir string       // for what must survive the process; default: nothing does
+	Outbox   Outbox       // default: a [Durable] in StateDir/outbox, or a [Memory] without StateDir; Run opens and closes the former
+	Usage    func() Usage // default: this host's
+	Profile  wire.Profile
+	Logger   *zap.Logger      // default: none
+	Now      func() time.Time // default time.Now
+	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Token is what Table 18 gives: the handle for the gateways.
@@ -84,6 +86,9 @@ type Agent struct {
 	status AgentStatus // guarded by mu
 }
 
+// agentCaps bound what an agent keeps on a person's disk.
+var agentCaps = [NumClasses]int64{ClassAlert: 8 << 20, ClassIdentity: 8 << 20, ClassAudit: 8 << 20, ClassStatus: 8 << 20}
+
 func (c *AgentConfig) setDefaults() error {
 	if c.DeviceType == "" {
 		c.DeviceType = "computer"
@@ -104,7 +109,11 @@ func (c *AgentConfig) setDefaults() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.Outbox == nil {
+	if c.Outbox == nil && c.StateDir != "" {
+		c.Outbox = NewDurable(DurableConfig{
+			Dir: filepath.Join(c.StateDir, "outbox"), Key: OutboxKey(c.Keys), Caps: agentCaps, Reserve: 1 << 20, Logger: c.Logger, Now: c.Now,
+		})
+	} else if c.Outbox == nil {
 		c.Outbox = NewMemory(MemoryConfig{Now: c.Now})
 	}
 	if c.Usage == nil {

@@ -20,7 +20,9 @@ import (
 // returns after every goroutine of a has ended; the error is ctx's.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.call.close()
+	defer a.reports.close()
 	var all errgroup.Group
+	all.Go(func() error { a.reports.open(); return nil })
 	all.Go(func() error { a.reports.pump(ctx); return nil })
 	all.Go(func() error { a.reportStatus(ctx); return nil })
 	a.keepSession(ctx)

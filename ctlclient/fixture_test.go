@@ -611,6 +611,7 @@ func (w *world) gatewayConfig(c *center, h Handler) GatewayConfig {
 	return GatewayConfig{
 		URL: "https://control.test:8443", StateDir: filepath.Join(w.t.TempDir(), "state"), GatewayID: gwID, DeviceID: gwDev, DeviceName: "edge-1",
 		IP: "192.0.2.1", Keys: w.gateway, Handler: h, Dial: c.dial, Usage: func() Usage { return Usage{1, 2, 3} }, Alerts: &alerts{},
+		Outbox: NewMemory(MemoryConfig{}),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -42,7 +43,7 @@ type GatewayConfig struct {
 	Keys      *keystore.Store `yaml:"-"` // tls, sign, enc and the trust files; required
 	Handler   Handler         `yaml:"-"` // required
 	Profile   wire.Profile    `yaml:"-"`
-	Outbox    Outbox          `yaml:"-"` // default: in memory, 4096 records a class
+	Outbox    Outbox          `yaml:"-"` // default: a [Durable] in StateDir/outbox; Run opens and closes one
 	Alerts    alert.Sink      `yaml:"-"` // takes the link's own alerts, and should lead back to Raise; default: Raise itself
 	Usage     func() Usage    `yaml:"-"` // default: this host's, by a [Probe] on StateDir
 	Logger    *zap.Logger     `yaml:"-"` // default: none
@@ -77,8 +78,8 @@ func (c *GatewayConfig) setDefaults() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.Outbox == nil {
-		c.Outbox = NewMemory(MemoryConfig{Now: c.Now})
+	if c.Outbox == nil && c.StateDir != "" {
+		c.Outbox = NewDurable(DurableConfig{Dir: filepath.Join(c.StateDir, "outbox"), Key: OutboxKey(c.Keys), Alerts: c.Alerts, Logger: c.Logger, Now: c.Now})
 	}
 	if c.Usage == nil {
 		c.Usage = NewProbe(c.StateDir).Usage

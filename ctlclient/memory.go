@@ -89,6 +89,13 @@ func (m *Memory) Next(c Class, after uint64, n int) ([]Entry, error) {
 	return append([]Entry(nil), entries[from:min(from+n, len(entries))]...), nil
 }
 
+// all returns every record of the class.
+func (m *Memory) all(c Class) []Entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]Entry(nil), m.q[c].entries...)
+}
+
 // find returns the index of the first record with Seq >= seq.
 func (q *queue) find(seq uint64) int {
 	lo, hi := 0, len(q.entries)

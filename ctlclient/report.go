@@ -15,6 +15,7 @@ import (
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -48,6 +49,7 @@ type reporter struct {
 	// replied, if set, sees each answer.
 	replied func(*Report, *envelope.Message)
 
+	opened   chan struct{} // closed by open
 	queue    chan alert.Alert
 	refused  atomic.Uint64 // alerts that found queue full
 	rejected atomic.Uint64 // reports that the control center refused for good
@@ -60,11 +62,38 @@ type reporter struct {
 }
 
 func newReporter(out Outbox, call *caller, log *zap.Logger, now func() time.Time, path map[string]string) *reporter {
-	r := &reporter{out: out, call: call, log: log, now: now, path: path, queue: make(chan alert.Alert, alertQueue), sent: map[string]time.Time{}}
+	r := &reporter{out: out, call: call, log: log, now: now, path: path, opened: make(chan struct{}), queue: make(chan alert.Alert, alertQueue), sent: map[string]time.Time{}}
 	for c := range r.wake {
 		r.wake[c] = make(chan struct{})
 	}
 	return r
+}
+
+// open opens an outbox on disk; nothing is sent before. It takes a while, for
+// the key is derived from the passphrase, so it runs beside the rest. Without a
+// disk the link goes on in memory, and says so.
+func (r *reporter) open() {
+	defer close(r.opened)
+	d, ok := r.out.(*Durable)
+	if !ok {
+		return
+	}
+	if d.cfg.Alerts == nil {
+		d.cfg.Alerts = r.own
+	}
+	if err := d.Open(); err != nil {
+		r.log.Error("reports are kept in memory only", zap.Error(err))
+		r.own.Raise(alert.Alert{Code: alert.InternalFault, Detail: audit.Clean("reports are kept in memory only: "+err.Error(), 300)})
+	}
+}
+
+// close closes an outbox on disk.
+func (r *reporter) close() {
+	if d, ok := r.out.(*Durable); ok {
+		if err := d.Close(); err != nil {
+			r.log.Error("outbox not closed well", zap.Error(err))
+		}
+	}
 }
 
 // Raise queues an alert; see [alert.Sink].
@@ -137,17 +166,40 @@ func (r *reporter) waiting(c Class) <-chan struct{} {
 // send keeps the streams of one session going until ctx ends or the link fails.
 // Each returns the error that ends the session.
 func (r *reporter) streams() []func(context.Context) error {
-	live := r.out.Stats()[ClassAlert].LastSeq
+	live := sync.OnceValue(func() uint64 { return r.out.Stats()[ClassAlert].LastSeq })
 	return []func(context.Context) error{
-		func(ctx context.Context) error { return r.stream(ctx, ClassAlert, live, ^uint64(0)) }, // what happens now
-		func(ctx context.Context) error { return r.stream(ctx, ClassAlert, 0, live) },          // what waited
+		func(ctx context.Context) error { // what happens now
+			if err := r.ready(ctx); err != nil {
+				return err
+			}
+			return r.stream(ctx, ClassAlert, live(), ^uint64(0))
+		},
+		func(ctx context.Context) error { // what waited
+			if err := r.ready(ctx); err != nil {
+				return err
+			}
+			return r.stream(ctx, ClassAlert, 0, live())
+		},
 		func(ctx context.Context) error { return r.stream(ctx, ClassIdentity, 0, ^uint64(0)) },
 		func(ctx context.Context) error { return r.stream(ctx, ClassStatus, 0, ^uint64(0)) },
 	}
 }
 
+// ready waits until the outbox is open.
+func (r *reporter) ready(ctx context.Context) error {
+	select {
+	case <-r.opened:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // stream sends the records of a class with after < Seq <= last in order.
 func (r *reporter) stream(ctx context.Context, c Class, after, last uint64) error {
+	if err := r.ready(ctx); err != nil {
+		return err
+	}
 	for {
 		woken := r.waiting(c) // before Next: what comes in between closes it
 		batch, err := r.out.Next(c, after, 64)

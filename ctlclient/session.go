@@ -26,9 +26,11 @@ const steady = 30 * time.Second
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.state.close()
 	defer g.call.close()
+	defer g.reports.close()
 	g.load(ctx)
 
 	var all errgroup.Group
+	all.Go(func() error { g.reports.open(); return nil })
 	all.Go(func() error { g.reports.pump(ctx); return nil })
 	all.Go(func() error { g.reportStatus(ctx); return nil })
 	all.Go(func() error { g.bufferIdentity(ctx); return nil })
