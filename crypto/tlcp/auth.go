@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 
@@ -165,6 +166,9 @@ func readPeer(ders [][]byte, lax bool) (*peer, error) {
 		if err != nil {
 			return nil, alertf(AlertBadCertificate, "parse certificate %d: %w", i, err)
 		}
+		if !affordable(c.PublicKey) {
+			return nil, alertf(AlertUnsupportedCertificate, "check certificate %d: a key of type %T, or too long", i, c.PublicKey)
+		}
 		p.certs = append(p.certs, c)
 	}
 	use := func(c *smx509.Certificate, u smx509.KeyUsage) bool {
@@ -189,6 +193,19 @@ func readPeer(ders [][]byte, lax bool) (*peer, error) {
 		return nil, alertf(AlertUnsupportedCertificate, "check certificates: the same key signs and decrypts")
 	}
 	return p, nil
+}
+
+// affordable reports whether signatures of a key may be verified for somebody
+// who has proved nothing yet.
+func affordable(key crypto.PublicKey) bool {
+	const maxRSA = 8192 // bits
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		return true
+	case *rsa.PublicKey:
+		return k.N.BitLen() <= maxRSA
+	}
+	return false
 }
 
 // verify builds the chains of both certificates to a root of the role's pool.

@@ -3,6 +3,7 @@ package tlcp
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"errors"
 	"math/big"
 	"slices"
@@ -132,6 +133,18 @@ func certificateCases(forServers bool) []certificateCase {
 				a.t.Fatal(err)
 			}
 			p.message[0] = der
+			return p
+		}, AlertUnsupportedCertificate, AlertUnsupportedCertificate},
+		{"an authority with an RSA key of 9000 bits", func(a *authority) *Pair {
+			p := both(a, nil, nil)
+			n := new(big.Int).SetBit(big.NewInt(1), 9000, 1)
+			der, err := smx509.CreateCertificate(testRand(a.t), &smx509.Certificate{
+				SerialNumber: big.NewInt(1), NotBefore: testTime.Add(-time.Hour), NotAfter: testTime.Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+			}, a.cert, &rsa.PublicKey{N: n, E: 3}, a.key)
+			if err != nil {
+				a.t.Fatal(err)
+			}
+			p.message = append(p.message, der)
 			return p
 		}, AlertUnsupportedCertificate, AlertUnsupportedCertificate},
 		{"another's certificate, without its key", func(a *authority) *Pair {

@@ -22,7 +22,9 @@
 // certificate: whoever gets that key later reads what was recorded today. With
 // ECDHE both sides make an ephemeral key and run the SM2 key exchange
 // (GB/T 32918.3) over it and the encryption keys. Yumen's own links use ECDHE;
-// ECC is for browsers.
+// ECC is for browsers. Who holds the server's encryption key in escrow could
+// also talk a client that enables both into ECC, unless the client proves
+// itself by a certificate: then its signature covers what was offered.
 //
 // Every record and hello carries version 0x0101. The rest is TLS 1.2 with SM3
 // in the pseudo random function, without its extensions' inventions: there is

@@ -458,6 +458,33 @@ func TestNothingFollowsFinished(t *testing.T) {
 	judgeBoth(t, "behind the client's Finished", <-done, sent, AlertUnexpectedMessage)
 }
 
+// TestNothingStraddlesChangeCipherSpec: handshake bytes that came in the clear
+// must not be taken for what the new keys protect.
+func TestNothingStraddlesChangeCipherSpec(t *testing.T) {
+	site := newSite(t)
+	finished := append([]byte{typeFinished, 0, 0, verifyDataLen}, make([]byte, verifyDataLen)...)
+	for _, extra := range [][]byte{finished, finished[:1]} {
+		for _, kind := range []byte{typeClientKeyExchange, typeServerHelloDone} {
+			server, client := site.configs(ECC_SM4_GCM_SM3, false)
+			sealed := map[bool]bool{}
+			res := relayed(t, server, client, func(r wireRecord) [][]byte {
+				sealed[r.fromClient] = sealed[r.fromClient] || r.kind() == recordChangeCipherSpec
+				if !sealed[r.fromClient] && r.body()[0] == kind {
+					return [][]byte{record(recordHandshake, append(slices.Clone(r.body()), extra...))}
+				}
+				return unchanged(r)
+			})
+			receiver := res.serverErr
+			if kind == typeServerHelloDone {
+				receiver = res.clientErr
+			}
+			if a, remote, ok := alertOf(receiver); !ok || remote || a != AlertUnexpectedMessage {
+				t.Errorf("%d bytes behind message %d: %v, want unexpected_message", len(extra), kind, receiver)
+			}
+		}
+	}
+}
+
 // TestResumedSuiteIsTheSessions: a server that resumes must keep the suite.
 func TestResumedSuiteIsTheSessions(t *testing.T) {
 	site := newSite(t)
