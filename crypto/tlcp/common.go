@@ -206,6 +206,7 @@ func (c *Config) lifetime() time.Duration {
 func (c *Config) clientIssuers() [][]byte {
 	c.issuersOnce.Do(func() {
 		if c.ClientCAs != nil {
+			//lint:ignore SA1019 the pool is not the system's, so Subjects is complete
 			c.issuers = c.ClientCAs.Subjects()
 		}
 	})
@@ -224,7 +225,7 @@ func (c *Config) common() error {
 	}
 	for i, p := range c.Certificates {
 		if p == nil {
-			faults = append(faults, fmt.Errorf("Certificates: pair %d is nil", i))
+			faults = append(faults, fmt.Errorf("pair %d of Certificates is nil", i))
 		}
 	}
 	return errors.Join(faults...)
@@ -233,13 +234,13 @@ func (c *Config) common() error {
 func (c *Config) validateClient() error {
 	faults := []error{c.common()}
 	if c.RootCAs == nil {
-		faults = append(faults, errors.New("RootCAs is missing (name the authorities of the server)"))
+		faults = append(faults, errors.New("no RootCAs (name the authorities of the server)"))
 	}
 	if c.ServerName == "" && !c.SkipServerName {
-		faults = append(faults, errors.New("ServerName is missing"))
+		faults = append(faults, errors.New("no ServerName"))
 	}
 	if c.SkipServerName && c.VerifyConnection == nil {
-		faults = append(faults, errors.New("SkipServerName without VerifyConnection: nothing would look who the server is"))
+		faults = append(faults, errors.New("no VerifyConnection beside SkipServerName: nothing would look who the server is"))
 	}
 	return errors.Join(faults...)
 }
@@ -250,7 +251,7 @@ func (c *Config) validateServer() error {
 		faults = append(faults, errors.New("no Certificates and no GetCertificate"))
 	}
 	if c.ClientAuth != NoClientCert && c.ClientCAs == nil {
-		faults = append(faults, errors.New("ClientAuth asks for certificates, but ClientCAs is missing"))
+		faults = append(faults, errors.New("no ClientCAs, though ClientAuth asks for certificates"))
 	}
 	if c.ClientAuth > RequireAndVerifyClientCert {
 		faults = append(faults, fmt.Errorf("ClientAuth %d is unknown", c.ClientAuth))
