@@ -59,10 +59,12 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 	}
 	pair := model.Pair{User: who, Device: m.DeviceID}
 	now := s.cfg.Now()
-	next := &model.Session{UserID: who, DeviceID: m.DeviceID, AgentID: m.AgentID, Issued: now}
+	next := &model.Session{UserID: who, DeviceID: m.DeviceID, AgentID: m.AgentID}
+	var epoch uint64
 	// 2 The proof: a live authentication, or factors.
 	if len(m.UserAuthenticationList) == 0 {
-		old := s.session(pair)
+		var old *model.Session
+		old, epoch = s.session(pair)
 		if old == nil || old.AgentID != c.ID || !now.Before(old.Expires) || !now.Before(old.Ends) {
 			return refuse(reason.NotAuthenticated, "no user is signed in on this device")
 		}
@@ -74,7 +76,7 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 		if detail := unsupported(m); detail != "" {
 			return refuse(reason.FactorRefused, detail)
 		}
-		u, why := s.checkPassword(ctx, m.UserID, m.UserAuthenticationList[0].AuthenticationContent, c.remote)
+		u, at, why := s.checkPassword(ctx, m.UserID, m.UserAuthenticationList[0].AuthenticationContent, c.remote)
 		if why != reason.OK {
 			a := refuse(why, "")
 			if why == reason.Locked {
@@ -85,9 +87,10 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 		if u.ID != who { // the name went to another account between the two looks
 			return refuse(reason.LoginFailed, "the name is another user's by now")
 		}
+		now, epoch = s.cfg.Now(), at // it may have waited
 		next.AuthTime, next.Ends, next.Level, next.Factors = now, now.Add(s.cfg.SessionLife), levelPassword, []int{typePassword}
 	}
-	next.Expires = now.Add(s.cfg.TokenLife).Truncate(time.Second)
+	next.Issued, next.Expires = now, now.Add(s.cfg.TokenLife).Truncate(time.Second)
 	if next.Ends.Before(next.Expires) {
 		next.Expires = next.Ends.Truncate(time.Second)
 	}
@@ -95,12 +98,13 @@ func (s *Server) authenticate(ctx context.Context, c *call) answer {
 	if next.Token, err = wire.NewToken(s.cfg.Rand); err != nil {
 		return refuse(reason.InternalError, err.Error())
 	}
-	rev, err := s.putSession(pair, next)
-	if err != nil {
-		var locked lockedError
-		if errors.As(err, &locked) {
-			return refuse(reason.Locked, "")
-		}
+	rev, err := s.putSession(pair, next, epoch)
+	switch {
+	case errors.Is(err, errLocked):
+		return refuse(reason.Locked, "")
+	case errors.Is(err, errRevoked):
+		return refuse(reason.SessionRevoked, "")
+	case err != nil:
 		s.log.Error("authentication not stored", zap.Error(err))
 		return refuse(reason.InternalError, err.Error())
 	}
@@ -143,28 +147,36 @@ func unsupported(m *wire.Authentication) string {
 	return ""
 }
 
-func (s *Server) session(pair model.Pair) (v *model.Session) {
-	s.view(func(st *model.State) { v = st.Sessions[pair] })
-	return v
+// session returns who is authenticated as pair, and the epoch of its user:
+// every revocation begins a new one.
+func (s *Server) session(pair model.Pair) (v *model.Session, epoch uint64) {
+	s.view(func(st *model.State) { v, epoch = st.Sessions[pair], st.Modified[model.KeyRevocation+pair.User] })
+	return v, epoch
 }
 
-// lockedError says that a lock came between the proof and the token.
-type lockedError struct{}
-
-func (lockedError) Error() string { return "a lock is in force" }
+// What came between a proof and its token.
+var (
+	errLocked  = errors.New("a lock is in force")
+	errRevoked = errors.New("the user's sign-ins were revoked meanwhile")
+)
 
 // putSession writes v unless the user or device has been locked or removed
-// meanwhile: what the lock's transaction saw as absent must stay absent.
-func (s *Server) putSession(pair model.Pair, v *model.Session) (uint64, error) {
+// since, or the epoch is over in which the proof was made: what that
+// transaction saw as absent must stay absent.
+func (s *Server) putSession(pair model.Pair, v *model.Session, epoch uint64) (uint64, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return 0, err
 	}
 	return s.change(func(st *model.State) ([]store.Compare, []store.Op, error) {
-		var compares []store.Compare
+		revocation := model.KeyRevocation + pair.User
+		if st.Modified[revocation] != epoch {
+			return nil, nil, errRevoked
+		}
+		compares := []store.Compare{{Key: revocation, Modified: epoch}}
 		for _, ref := range []model.LockRef{{Kind: "user", ID: pair.User}, {Kind: "device", ID: pair.Device}, {Kind: "agent", ID: v.AgentID}} {
 			if st.Locks[ref] != nil {
-				return nil, nil, lockedError{}
+				return nil, nil, errLocked
 			}
 			compares = append(compares, store.Compare{Key: model.LockKey(ref)})
 		}
@@ -194,14 +206,19 @@ func (s *Server) tokenAnswer(v *model.Session, detail string) answer {
 }
 
 // checkPassword checks the password of the user who signs in as name (a userId
-// or a name) from remote. Only who knows the password learns of a lock. Guessing is bounded by user and by address (M168),
-// and a wrong name takes as long as a wrong password.
-func (s *Server) checkPassword(ctx context.Context, name, password, remote string) (*model.User, reason.Reason) {
+// or a name) from remote, and returns the user's epoch, see [Server.session].
+// Only who knows the password learns of a lock. Guessing is bounded by user and
+// by address (M168), and a wrong name takes as long as a wrong password.
+//
+// A revocation ends what began before the next whole second. A sign-in of that
+// same second waits for the end of it, and is younger by every clock that shows
+// whole seconds (authTime, auth_time).
+func (s *Server) checkPassword(ctx context.Context, name, password, remote string) (*model.User, uint64, reason.Reason) {
 	var u *model.User
-	var locked bool
+	var epoch uint64
 	s.view(func(st *model.State) {
 		if u = st.UserByName(name); u != nil {
-			locked = st.Locks[model.LockRef{Kind: "user", ID: u.ID}] != nil
+			epoch = st.Modified[model.KeyRevocation+u.ID]
 		}
 	})
 	account, hash := "?"+name, ""
@@ -210,10 +227,10 @@ func (s *Server) checkPassword(ctx context.Context, name, password, remote strin
 	}
 	source := addressOf(remote)
 	if !s.sources.Begin(source) {
-		return nil, reason.LoginLimit
+		return nil, 0, reason.LoginLimit
 	}
 	if !s.users.Begin(account) {
-		return nil, reason.LoginLimit
+		return nil, 0, reason.LoginLimit
 	}
 	err := s.hasher.Check(ctx, hash, password)
 	switch {
@@ -221,17 +238,38 @@ func (s *Server) checkPassword(ctx context.Context, name, password, remote strin
 		if _, now := s.users.Locked(account); now {
 			s.cfg.Alerts.Raise(alert.Alert{Code: alert.LoginAttack, Time: s.cfg.Now(), Reason: reason.LoginLimit, UserID: account, Remote: source})
 		}
-		return nil, reason.LoginFailed
+		return nil, 0, reason.LoginFailed
 	case err != nil:
 		s.log.Error("password not checked", zap.String("user_id", account), zap.Error(err))
-		return nil, reason.Overload
+		return nil, 0, reason.Overload
 	}
 	s.users.Forget(account)
 	s.sources.Succeed(source)
-	if locked {
-		return u, reason.Locked
+	var locked, revoked bool
+	var from time.Time // when a sign-in is younger than the last revocation
+	s.view(func(st *model.State) {
+		locked = st.Locks[model.LockRef{Kind: "user", ID: u.ID}] != nil
+		revoked = st.Modified[model.KeyRevocation+u.ID] != epoch
+		if r := st.Revocations[u.ID]; r != nil {
+			from = r.IssuedBefore
+		}
+	})
+	switch {
+	case locked:
+		return u, epoch, reason.Locked
+	case revoked: // while the password was checked; it may be another one by now
+		return u, epoch, reason.SessionRevoked
 	}
-	return u, reason.OK
+	if wait := from.Sub(s.cfg.Now()); wait > 0 {
+		t := time.NewTimer(min(wait, time.Second)) // longer only when the clock was set back
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, 0, reason.ClientGone
+		}
+	}
+	return u, epoch, reason.OK
 }
 
 // lockMessage returns what the operator says to a locked user.

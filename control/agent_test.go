@@ -46,7 +46,7 @@ func TestGCR002_T16_PasswordGivesATokenThatTheGatewaysKnow(t *testing.T) {
 		t.Error("Table 18 is not sealed")
 	}
 	until, err := wire.ParseTime(r.ExpirationDate)
-	if left := until.Sub(start); err != nil || left < 9*time.Minute || left > 10*time.Minute {
+	if left := until.Sub(answered); err != nil || left < 9*time.Minute || left > 10*time.Minute {
 		t.Errorf("expires in %v, %v", left, err)
 	}
 	t.Logf("login with password, push and acknowledgement: %v", answered.Sub(start))

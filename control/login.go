@@ -48,7 +48,7 @@ func (s *Server) newIDP() (*idp.Provider, error) {
 		cfg.Clients = append(cfg.Clients, out)
 	}
 	cfg.SignIn = func(ctx context.Context, name, password, remote string) (idp.Account, reason.Reason) {
-		u, why := s.checkPassword(ctx, name, password, remote)
+		u, _, why := s.checkPassword(ctx, name, password, remote)
 		if u == nil {
 			return idp.Account{}, why
 		}
