@@ -85,10 +85,10 @@
 // Sealed with the nonce 0 0 0 kind | sequence number, bytes 0 to 23 being
 // additional data. The chain is SM3: it starts as SM3(chain value of the
 // segment before | class | salt | first), and each frame makes it SM3(chain |
-// tag): the tag stands for the whole frame. The end frame, which a segment gets when it is full or
-// the spool closes, carries the number of frames and the chain value before it.
-// A segment whose process was killed has none; the next one takes its chain
-// value over.
+// tag): the tag stands for the whole frame. The end frame, which a segment gets
+// when it is full or the spool closes, carries the number of frames (8 bytes)
+// and the chain value before it. A segment whose process was killed has none;
+// the next one takes its chain value over.
 //
 // The payload of a gaps frame is a list, each entry 33 bytes: from, to, count,
 // time (8 bytes each), reason (1 byte).
