@@ -150,11 +150,7 @@ func TestWithoutAnswerFromTheKernelNobodyIsServed(t *testing.T) {
 	r.a.peer = func(net.Conn) (uint32, error) { return 0, fmt.Errorf("table not readable") }
 	r.dialer.open = echo(t)
 	r.serve()
-	c, err := net.Dial("tcp", r.face("socks5"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b, err := io.ReadAll(c); err == nil || len(b) != 0 {
+	if b, err := untilReset(r.face("socks5")); err == nil || len(b) != 0 {
 		t.Errorf("got %q, %v, want a reset", b, err)
 	}
 }
