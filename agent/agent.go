@@ -54,6 +54,7 @@ type Agent struct {
 	lastNo                                                 *carrier.RefusedError // guarded by mu; how the gateway refused the last tunnel
 	bound                                                  []FaceStatus          // guarded by mu; not written to
 	lastFault                                              string                // guarded by mu; why there is no tunnel
+	lock                                                   *Lock                 // guarded by mu; the value is immutable
 	opened, denied, strangers, overLimit, droppedDatagrams uint64                // guarded by mu
 }
 
@@ -154,6 +155,7 @@ type Status struct {
 	UserID   string     `json:"userId,omitempty"`
 	LastUser string     `json:"lastUser,omitempty"` // who signed in last, for the next sign-in
 	State    State      `json:"state"`
+	Lock     *Lock      `json:"lock,omitempty"`    // the user or the device is locked
 	Expires  *time.Time `json:"expires,omitempty"` // of the token
 
 	Gateway     string     `json:"gateway,omitempty"`
@@ -193,6 +195,7 @@ const (
 	Connecting State = "connecting" // signed in, no tunnel
 	Ready      State = "ready"
 	Degraded   State = "degraded" // a tunnel, but no control center
+	Locked     State = "locked"   // the user or the device, whoever is signed in
 )
 
 // Words returns s for a person.
@@ -202,6 +205,8 @@ func (s State) Words() Words {
 		return Words{EN: "connecting", ZH: "正在连接"}
 	case Ready:
 		return Words{EN: "ready", ZH: "已就绪"}
+	case Locked:
+		return Words{EN: "locked by the administrator; sign in again when the lock is gone", ZH: "已被管理员锁定，解除锁定后请重新登录"}
 	case Degraded:
 		return Words{EN: "ready, but the control center cannot be reached", ZH: "已就绪，但无法连接控制中心"}
 	}
@@ -209,9 +214,9 @@ func (s State) Words() Words {
 }
 
 // Status returns the present state. It may be called from any goroutine.
-func (a *Agent) Status() Status {
+func (a *Agent) Status() (s Status) {
 	ctl := a.link.Status()
-	s := Status{
+	s = Status{
 		AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, State: SignedOut, LastUser: a.lastUser(), ControlConnected: ctl.Connected,
 		ControlFault: printable(ctl.LastError), Notices: a.notices.all(),
 	}
@@ -220,6 +225,11 @@ func (a *Agent) Status() Status {
 	s.Faces = a.bound
 	s.Fault, s.Flows, s.Opened, s.Refused = a.lastFault, len(a.flows), a.opened, a.denied
 	s.Strangers, s.OverLimit, s.DroppedDatagrams = a.strangers, a.overLimit, a.droppedDatagrams
+	defer func() {
+		if s.Lock = a.lock; s.Lock != nil {
+			s.State = Locked
+		}
+	}()
 	if !a.session.in() {
 		return s
 	}

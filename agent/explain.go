@@ -85,6 +85,10 @@ func explainError(err error) (reason.Reason, Words) {
 		return cmp.Or(r, gw.Reason), w
 	case errors.As(err, &ctl):
 		r, w := Explain(ctl.Result)
+		if said := printable(ctl.Message); said != "" { // the operator's own words
+			w.EN += " “" + said + "”"
+			w.ZH += "“" + said + "”"
+		}
 		return cmp.Or(r, ctl.Reason), w
 	case errors.As(err, &name):
 		return reason.MessageInvalid, name.words()

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/tunnel/mux"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -75,8 +76,13 @@ func (a *Agent) open(ctx context.Context, local io.Closer, find func(*routes) (*
 		AppID: res.AppID, AppName: res.AppName, IP: res.Addr.Addr().String(), Port: int(res.Addr.Port()),
 	})
 	if err != nil {
+		var no *carrier.RefusedError
+		if errors.As(err, &no) && no.Reason == reason.Locked {
+			a.hint(200 * time.Millisecond) // the application, or we? the control center knows
+		}
 		return nil, fmt.Errorf("open flow to %s: %w", res.AppID, err)
 	}
+	a.noLock()
 	f := &flow{res: res, remote: conn, local: local}
 	if why := a.register(f, s.userID); why != reason.OK {
 		conn.Close()

@@ -85,9 +85,9 @@ var pageTemplate = template.Must(template.New("page").Parse(`<!doctype html>
 <html lang="zh"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Yumen</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em}table{border-collapse:collapse;width:100%}
 td,th{text-align:left;border-bottom:1px solid #ccc;padding:.3em .6em;vertical-align:top}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:1.6em}
-.ready{color:#0a7d33}.degraded,.connecting{color:#9a6700}.signed_out{color:#b42318}small{color:#666}</style></head><body>
+.ready{color:#0a7d33}.degraded,.connecting{color:#9a6700}.signed_out,.locked{color:#b42318}small{color:#666}</style></head><body>
 <h1>Yumen 代理 · agent {{.AgentID}}</h1>
-<p class="{{.State}}"><b>{{.State.Words.ZH}} · {{.State.Words.EN}}</b></p>
+<p class="{{.State}}"><b>{{.State.Words.ZH}} · {{.State.Words.EN}}</b>{{with .Lock}}{{with .Message}}<br>{{.}}{{end}}{{end}}</p>
 <table>
 <tr><th>用户 · user</th><td>{{or .UserID "—"}}</td></tr>
 <tr><th>设备 · device</th><td>{{.DeviceID}}</td></tr>

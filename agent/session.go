@@ -43,8 +43,12 @@ func (a *Agent) Login(ctx context.Context, name string, factors []wire.Factor) e
 	defer a.loginMu.Unlock()
 	tok, err := a.link.Login(ctx, name, wire.MethodLocal, factors)
 	if err != nil {
+		if !a.signedIn() { // else it may be about another one than who is
+			a.noteRefusal(err)
+		}
 		return fmt.Errorf("sign in %s: %w", name, err)
 	}
+	a.noLock()
 	if err := a.takeToken(tok); err != nil {
 		a.signOut(reason.LoginFailed)
 		return fmt.Errorf("sign in %s: %w", name, err)
@@ -118,7 +122,10 @@ func (a *Agent) onToken(tok ctlclient.Token) {
 }
 
 // Logout ends the session, the tunnel and every flow.
-func (a *Agent) Logout() { a.signOut(reason.LoggedOut) }
+func (a *Agent) Logout() {
+	a.noLock()
+	a.signOut(reason.LoggedOut)
+}
 
 func (a *Agent) signOut(r reason.Reason) {
 	a.link.Logout()
@@ -137,11 +144,11 @@ func (a *Agent) signOut(r reason.Reason) {
 // onSignedOut is the control center's word that the sign-in has ended.
 func (a *Agent) onSignedOut(err error) {
 	r := reason.SessionRevoked
-	if err != nil {
-		if got, _ := explainError(err); got != reason.OK && got != reason.InternalError {
-			r = got
-		}
+	var no *ctlclient.RefusedError
+	if errors.As(err, &no) && no.Reason != reason.OK {
+		r = no.Reason
 	}
+	a.noteRefusal(err)
 	a.signOut(r)
 }
 
@@ -240,6 +247,7 @@ func (a *Agent) fetchAgain(ctx context.Context) bool {
 	defer cancel()
 	rs, err := a.link.FetchResources(ctx)
 	if err != nil {
+		a.noteRefusal(err)
 		a.log.Warn("resource list not fetched", zap.Error(err))
 		return true
 	}

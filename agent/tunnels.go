@@ -129,6 +129,7 @@ func (a *Agent) tunnelFault(err error) {
 	if !errors.As(err, &no) || !denial(no.Reason) {
 		no = nil
 	}
+	a.noteRefusal(err)
 	a.mu.Lock()
 	a.lastFault, a.lastNo = printable(err.Error()), no
 	a.mu.Unlock()
@@ -261,7 +262,7 @@ func (a *Agent) setTunnel(t *live) {
 	a.mu.Lock()
 	a.tunnel = t
 	if t != nil {
-		a.lastFault, a.lastNo = "", nil
+		a.lastFault, a.lastNo, a.lock = "", nil, nil
 		a.renewed = a.cfg.Now()
 	}
 	a.broadcast()
@@ -309,6 +310,9 @@ func (a *Agent) onNotice(m *wire.Notice) {
 	n := fromGateway(m, a.cfg.Now())
 	a.notices.add(n)
 	a.log.Warn("gateway notice", zap.String("gateway_id", printable(m.GatewayID)), zap.String("type", n.Type), zap.Int("level", n.Level), zap.String("content", n.Content))
+	if alert.Code(m.ExceptionAlertType) == alert.LockInForce {
+		a.noteLock(lockMessage(m.ExceptionAlertContent)) // gateways tell only those whom it shuts out
+	}
 	switch alert.Code(m.ExceptionAlertType) {
 	case alert.SessionCut, alert.AccessRefused, alert.LockInForce:
 		a.hint(200 * time.Millisecond) // what we may reach has probably changed

@@ -290,6 +290,12 @@ func (s *Server) resources(w http.ResponseWriter, r *http.Request) {
 		s.refuseUnknown(w, r, "T19", why)
 		return
 	}
+	if l := s.locked(p.Party); l != nil {
+		a := refuse("T5", reason.Locked, l.Kind)
+		a.ext = a.ext.with(wire.ExtMessage, l.Message)
+		s.finish(w, p, nil, "T19", a)
+		return
+	}
 	now := s.cfg.Now()
 	list := wire.ResourceList{AgentID: p.ID, DeviceID: p.DeviceID, KeyType: keyType, Timestamp: wire.FormatTime(now)}
 	var facts []wire.ResourceFacts

@@ -149,6 +149,11 @@ func TestGCR002_T16_Refusals(t *testing.T) {
 		if got := extText(s.agent.answered.Header.Ext, wire.ExtMessage); got != "请联系管理员" {
 			t.Errorf("locked %s: message %q", kind, got)
 		}
+		if kind != "user" { // whether a user is locked is for who knows the password
+			if resp, body := s.agent.get("/resources"); resp.StatusCode != 400 || !strings.Contains(body, "LOCKED") || extText(s.agent.answered.Header.Ext, wire.ExtMessage) != "请联系管理员" {
+				t.Errorf("resources with a locked %s: %d %s", kind, resp.StatusCode, body)
+			}
+		}
 		s.do("DELETE", "/v1/locks/"+kind+"/"+id, nil, nil)
 	}
 }

@@ -218,6 +218,9 @@ func printAgentStatus(w io.Writer, s *agent.Status) {
 	line := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	words := s.State.Words()
 	line("state 状态", "%s · %s", words.EN, words.ZH)
+	if s.Lock != nil {
+		line("locked 锁定", "since %s  %s", s.Lock.Since.Local().Format("2006-01-02 15:04:05"), s.Lock.Message)
+	}
 	line("agent 代理", "%s on %s", s.AgentID, s.DeviceID)
 	if s.UserID != "" {
 		line("user 用户", "%s", s.UserID)
