@@ -178,7 +178,7 @@ type fakeTunnel struct {
 	asked    []wire.AccessRequest // guarded by mu
 	renewals []fakeRenewal        // guarded by mu
 	renewErr error                // guarded by mu
-	knows    string               // guarded by mu; the one token that Renew accepts; empty: any
+	knows    []string             // guarded by mu; the tokens that Renew accepts; nil: any
 	err      error                // guarded by mu
 }
 
@@ -198,7 +198,7 @@ func (t *fakeTunnel) Renew(_ context.Context, m *wire.Renewal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.renewals = append(t.renewals, fakeRenewal{t.d.now(), *m})
-	if t.knows != "" && m.AuthToken != t.knows {
+	if t.knows != nil && !slices.Contains(t.knows, m.AuthToken) {
 		return &carrier.RefusedError{Reason: reason.TokenUnknown, Result: reason.TokenUnknown.Result()}
 	}
 	return t.renewErr
