@@ -62,10 +62,16 @@ func (l *log) loadSegments(heads []header) (holes map[*segment][]hole) {
 		if s == nil {
 			continue
 		}
-		l.segs = append(l.segs, s)
 		l.ordinal = max(l.ordinal, s.ordinal)
 		newest := i == len(segs)-1
-		if s.headerErr != nil && !(newest && s.count == 0) { // an empty one died while it was made
+		// One without a record where the next one begins, too, or that is the newest,
+		// died while it was made: it never held anything.
+		if s.headerErr != nil && s.count == 0 && (newest || nextFirst(segs[i+1:]) == s.first) {
+			l.s.cfg.fs.Remove(s.name)
+			continue
+		}
+		l.segs = append(l.segs, s)
+		if s.headerErr != nil {
 			l.s.corrupt(l.class, s.name)
 		}
 		for _, h := range found[i] {
@@ -83,6 +89,17 @@ func (l *log) loadSegments(heads []header) (holes map[*segment][]hole) {
 		}
 	}
 	return holes
+}
+
+// nextFirst returns the first number of the next segment that was read, 0 when
+// there is none.
+func nextFirst(later []*segment) uint64 {
+	for _, s := range later {
+		if s != nil {
+			return s.first
+		}
+	}
+	return 0
 }
 
 // loadOne reads one segment. One that can not be read at all is put aside.

@@ -79,7 +79,7 @@ func load(k *keys, h header, name string, f file, most int) (*segment, []hole, e
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &segment{header: h, name: name, size: size, end: headerSize, last: h.first - 1}
+	s := &segment{header: h, name: name, size: size, end: min(headerSize, size), last: h.first - 1}
 	sc := s.scan(f, most, headerSize, h.first-1, size)
 	head, err := sc.fill(0, headerSize)
 	if err != nil {
