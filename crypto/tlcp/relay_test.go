@@ -52,6 +52,7 @@ func relayed(t *testing.T, server, client *Config, f rewrite) (res result) {
 		s, relayS := net.Pipe()
 		c, relayC := net.Pipe()
 		var wg sync.WaitGroup
+		var mu sync.Mutex // the directions call f in turns
 		forward := func(dst, src net.Conn, fromClient bool) {
 			defer dst.Close()
 			var out [][]byte
@@ -65,7 +66,9 @@ func relayed(t *testing.T, server, client *Config, f rewrite) (res result) {
 				if _, err := io.ReadFull(src, raw[recordHeader:]); err != nil {
 					return
 				}
+				mu.Lock()
 				out = f(wireRecord{fromClient, i, raw})
+				mu.Unlock()
 				for _, b := range out {
 					if _, err := dst.Write(b); err != nil {
 						go io.Copy(io.Discard, src) // it may still be writing
