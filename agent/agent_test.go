@@ -92,8 +92,8 @@ func TestAnOldSocketIsReplacedAndNothingIsLeftBehind(t *testing.T) {
 		}
 		return nil
 	})
-	if strings.Join(left, " ") != stateName {
-		t.Errorf("left behind: %v, want the state file alone", left)
+	if strings.Join(left, " ") != markName+" "+stateName {
+		t.Errorf("left behind: %v, want the state file and its mark alone", left)
 	}
 	if f := r.a.Status().Flows; f != 0 {
 		t.Errorf("%d flows", f)

@@ -23,17 +23,30 @@ import (
 
 const stateName = "state.json"
 
+// markName is the file of the key folder that says that a state was begun with
+// the keys of this enrolment. It lies apart from the state, so that who removes
+// the state does not get a new one that pins whatever roots lie there now. New
+// keys make an old mark worthless.
+const markName = "state-begun"
+
 // trustFiles are the files of the key folder that say whom this agent trusts.
 // The state pins them: one that is exchanged alters the state (M28).
 var trustFiles = []string{"tls-root.crt", "message-root.crt", "list-root.crt", "control-sign.crt", "control-enc.crt"}
 
 // AlteredError says that important data on this machine was changed from
 // outside (§6.2, M28). The agent does not work with it.
-type AlteredError struct{ What string }
+type AlteredError struct {
+	What string
+	Gone bool // it was removed
+}
 
 // Error says what was altered and what to do.
 func (e *AlteredError) Error() string {
-	return "check agent state: " + e.What + " was altered from outside (look for the cause, then remove the state folder and run yumen enroll with a new code)"
+	how := "altered"
+	if e.Gone {
+		how = "removed"
+	}
+	return "check agent state: " + e.What + " was " + how + " from outside (look for the cause; to start anew, remove the key folder and the state folder, ask for a code of yumen control device code, and run yumen enroll with it)"
 }
 
 // StateKey signs the state file, and checks it, with a key that leaves the
@@ -110,11 +123,19 @@ func openState(dir, keys string, id Identity, key StateKey) (*state, error) {
 		return nil, err
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, stateName))
-	if errors.Is(err, fs.ErrNotExist) {
+	begun, err2 := s.begun(id)
+	switch {
+	case err2 != nil:
+		return nil, err2
+	case errors.Is(err, fs.ErrNotExist) && begun:
+		return nil, &AlteredError{What: stateName, Gone: true}
+	case errors.Is(err, fs.ErrNotExist):
 		s.body = stateBody{Version: 1, AgentID: id.AgentID, DeviceID: id.DeviceID, Trust: trust}
-		return s, s.write()
-	}
-	if err != nil {
+		if err := s.write(); err != nil {
+			return nil, err
+		}
+		return s, s.mark(id)
+	case err != nil:
 		return nil, fmt.Errorf("read agent state: %w", err)
 	}
 	body, err := s.verify(raw)
@@ -125,7 +146,39 @@ func openState(dir, keys string, id Identity, key StateKey) (*state, error) {
 		return nil, &AlteredError{What: "the identity in " + stateName}
 	}
 	s.body, s.raw = *body, raw
-	return s, s.compareTrust(trust)
+	if err := s.compareTrust(trust); err != nil {
+		return nil, err
+	}
+	if !begun {
+		return s, s.mark(id)
+	}
+	return s, nil
+}
+
+func markBody(id Identity) []byte { return []byte("begun " + id.AgentID + " " + id.DeviceID) }
+
+// begun reports whether a state was begun with these keys.
+func (s *state) begun(id Identity) (bool, error) {
+	sig, err := os.ReadFile(filepath.Join(s.keys, markName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read mark of the agent state: %w", err)
+	}
+	return s.key.Verify(markBody(id), sig), nil
+}
+
+// mark notes that a state was begun with these keys.
+func (s *state) mark(id Identity) error {
+	sig, err := s.key.Sign(markBody(id))
+	if err == nil {
+		err = replaceFile(filepath.Join(s.keys, markName), sig)
+	}
+	if err != nil {
+		return fmt.Errorf("mark that the agent state was begun: %w (the key folder must be writable for the agent)", err)
+	}
+	return nil
 }
 
 func (s *state) verify(raw []byte) (*stateBody, error) {
@@ -175,8 +228,8 @@ func (s *state) check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	raw, err := os.ReadFile(filepath.Join(s.dir, stateName))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Equal(raw, s.raw) {
-		return &AlteredError{What: stateName}
+	if gone := errors.Is(err, fs.ErrNotExist); gone || err == nil && !bytes.Equal(raw, s.raw) {
+		return &AlteredError{What: stateName, Gone: gone}
 	}
 	if err != nil {
 		return fmt.Errorf("read agent state: %w", err)

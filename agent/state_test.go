@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/emmansun/gmsm/sm2"
 
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/wire"
@@ -37,6 +40,17 @@ func TestGCR002_M28_AlteredStateIsRefusedAndReported(t *testing.T) {
 			edit(t, stateFile(dir), func(s string) string { return s[:strings.Index(s, `,"signature"`)] + "}" })
 		},
 		"empty": func(t *testing.T, dir string) { edit(t, stateFile(dir), func(string) string { return "" }) },
+		"removed": func(t *testing.T, dir string) {
+			if err := os.Remove(stateFile(dir)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"removed with its folder, and a root exchanged": func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Dir(stateFile(dir))); err != nil {
+				t.Fatal(err)
+			}
+			edit(t, filepath.Join(dir, "keys", "tls-root.crt"), func(s string) string { return s + "x" })
+		},
 		"another root": func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, "keys", "tls-root.crt"), func(s string) string { return s + "x" })
 		},
@@ -112,6 +126,48 @@ func TestAStateOfAnotherKeyIsRefused(t *testing.T) {
 	}
 	if _, err := openState(dir+"/state", dir, testID, otherKey{}); !errors.As(err, &altered) {
 		t.Errorf("another key: %v", err)
+	}
+}
+
+// A new enrolment makes new keys: it begins a state of its own, whatever the
+// old one left in the key folder.
+func TestAFreshEnrolmentBeginsAState(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := openState(dir+"/state", dir, testID, testKey()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir + "/state"); err != nil {
+		t.Fatal(err)
+	}
+	var altered *AlteredError
+	if _, err := openState(dir+"/state", dir, testID, testKey()); !errors.As(err, &altered) || !strings.Contains(err.Error(), "removed") || !strings.Contains(err.Error(), "device code") {
+		t.Errorf("the same keys without their state: %v, want how to start anew", err)
+	}
+	k, err := sm2.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := NewStateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // begun, then taken
+		if _, err := openState(dir+"/state", dir, testID, fresh); err != nil {
+			t.Fatalf("new keys: %v", err)
+		}
+	}
+	// A state of before there were marks gets one.
+	if err := os.Remove(filepath.Join(dir, markName)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openState(dir+"/state", dir, testID, fresh); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "state", stateName)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openState(dir+"/state", dir, testID, fresh); !errors.As(err, &altered) {
+		t.Errorf("removed after the mark came: %v", err)
 	}
 }
 
