@@ -182,6 +182,7 @@ func FuzzScanner(f *testing.F) {
 	gaps := appendFrame(bytes.Clone(b), aead, Alert, kindGaps, 7, 1, appendGaps(nil, []Gap{{From: 1, To: 2, Count: 1, Reason: Missing}}))
 	f.Add(b)
 	f.Add(gaps)
+	f.Add([]byte("0"))
 	f.Add(b[:len(b)-3])
 	f.Add(append(bytes.Clone(b[:200]), b[300:]...))
 	f.Add(bytes.Repeat([]byte("YM\x00\x00\x00\x00\x01"), 500))

@@ -117,7 +117,7 @@ func TestPowerCutKeepsWhatWasSeen(t *testing.T) {
 	d := newDisk(5)
 	cfg := config(d)
 	seen := map[uint64]string{}
-	for cycle := range cycles(40, 400) {
+	for cycle := range cycles(40, 120) {
 		cfg.fs = d
 		s := mustOpen(t, cfg)
 		for _, r := range all(t, s, Audit) {
