@@ -90,6 +90,9 @@ func TestAgentVerbs(t *testing.T) {
 		}
 		return file
 	}
+	if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	conf := write("agent.yaml", "control: https://control.example.test\nsocks5: ['127.0.0.1:0']\n")
 	cfg, err := agent.Load(conf)
 	if err != nil {
