@@ -273,13 +273,14 @@ func TestGCR002_M72_M78_TokensInTheTunnel(t *testing.T) {
 	n, _ := strconv.Atoi(port)
 	request := wire.AccessRequest{AgentID: aliceAgent, UserID: alice, DeviceID: aliceDevice, AuthToken: aliceToken, AppID: echoID, AppName: "echo", IP: host, Port: n}
 	for name, f := range map[string]struct {
-		set  func(*wire.AccessRequest)
-		want reason.Reason
+		set     func(*wire.AccessRequest)
+		want    reason.Reason // what the agent is told
+		audited reason.Reason // what the log knows
 	}{
-		"unknown application":         {func(m *wire.AccessRequest) { m.AppID = "APP00000077" }, reason.AppNotGranted},
-		"application not in the list": {func(m *wire.AccessRequest) { m.AppID = l.other.ID }, reason.AppNotGranted},
-		"another destination":         {func(m *wire.AccessRequest) { m.Port++ }, reason.DestinationRule},
-		"the metadata address":        {func(m *wire.AccessRequest) { m.IP = "169.254.169.254"; m.Port = 80 }, reason.DestinationRule},
+		"unknown application":         {func(m *wire.AccessRequest) { m.AppID = "APP00000077" }, reason.AppNotGranted, reason.AppUnknown},
+		"application not in the list": {func(m *wire.AccessRequest) { m.AppID = l.other.ID }, reason.AppNotGranted, reason.AppNotGranted},
+		"another destination":         {func(m *wire.AccessRequest) { m.Port++ }, reason.DestinationRule, reason.DestinationRule},
+		"the metadata address":        {func(m *wire.AccessRequest) { m.IP = "169.254.169.254"; m.Port = 80 }, reason.DestinationRule, reason.DestinationRule},
 	} {
 		m, before := request, l.echo.Connections()
 		f.set(&m)
@@ -290,7 +291,7 @@ func TestGCR002_M72_M78_TokensInTheTunnel(t *testing.T) {
 			t.Errorf("%s: the application saw a connection", name)
 		}
 		l.Audit.Await(t, 1, name, func(r *audit.Record) bool {
-			return !r.Allowed && r.Code == f.want && r.UserID == alice && r.DeviceID == aliceDevice
+			return !r.Allowed && r.Code == f.audited && r.UserID == alice && r.DeviceID == aliceDevice
 		})
 	}
 	conn, err := c.Open(ctx, "tcp", &request)
