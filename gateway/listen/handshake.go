@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -18,10 +19,15 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/crypto/hello"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
+
+func fault(r reason.Reason, format string, args ...any) error {
+	return &hello.Error{Reason: r, Detail: fmt.Sprintf(format, args...)}
+}
 
 // greet runs steps 2 and 3 on a goroutine of its own, whose grown stack goes
 // with it: the handler starts on a fresh one.
@@ -73,21 +79,21 @@ func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort) (*Conn, error)
 	if err := tcp.SetReadDeadline(now.Add(p.cfg.Limits.Hello)); err != nil {
 		return nil, err
 	}
-	h, err := readHello(tcp)
+	h, err := hello.Read(tcp)
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{SNI: canonicalName(h.sni), Remote: remote}
-	switch v := h.newest(); {
-	case v == versionTLCP:
+	c := &Conn{SNI: canonicalName(h.ServerName), Remote: remote}
+	switch v := h.Newest(); {
+	case v == hello.VersionTLCP:
 		return c, fault(reason.ProtocolRefused, "TLCP is not enabled")
-	case v < versionTLS12:
+	case v < hello.VersionTLS12:
 		return c, fault(reason.TLSVersion, "offered at most 0x%04x", v)
 	}
 	if err := tcp.SetDeadline(time.Now().Add(p.cfg.Limits.Handshake)); err != nil {
 		return c, err
 	}
-	c.Conn = tls.Server(&replayConn{tcp, h.raw}, p.faces.Load().choose(h))
+	c.Conn = tls.Server(hello.Replay(tcp, h.Raw), p.faces.Load().choose(h))
 	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Limits.Handshake)
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
@@ -141,13 +147,13 @@ const plainAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; chars
 
 // classify gives a failed handshake its reason.
 func classify(err error) reason.Reason {
-	var f *faultError
+	var f *hello.Error
 	var invalid x509.CertificateInvalidError
 	var unknown x509.UnknownAuthorityError
 	var verify *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &f):
-		return f.reason
+		return f.Reason
 	case errors.As(err, &invalid):
 		if invalid.Reason == x509.Expired {
 			return reason.ClientCertGone
@@ -178,12 +184,12 @@ func classify(err error) reason.Reason {
 // choose picks the face for a hello. Each face has one tls.Config for its whole
 // life, so that session tickets of one face and set of client authorities are
 // of no use to another.
-func (f *Faces) choose(h *hello) *tls.Config {
+func (f *Faces) choose(h *hello.Hello) *tls.Config {
 	f.once.Do(f.build)
-	if slices.Contains(h.alpn, Tunnel) {
+	if slices.Contains(h.ALPN, Tunnel) {
 		return f.tunnel
 	}
-	if f.Demand != nil && f.Demand(canonicalName(h.sni)) {
+	if f.Demand != nil && f.Demand(canonicalName(h.ServerName)) {
 		return f.device
 	}
 	return f.open

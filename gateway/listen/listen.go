@@ -5,8 +5,8 @@
 // The steps of a connection, in order:
 //
 //	accept.go     1 accept, count, refuse beyond the limits
-//	hello.go      2 peek the ClientHello under its own deadline, never in Accept
-//	handshake.go  3 choose the face by ALPN and server name, handshake
+//	handshake.go  2 peek the ClientHello under its own deadline, never in Accept
+//	              3 choose the face by ALPN and server name, handshake
 //	              4 hand over to the handler on a fresh goroutine
 //
 // Nothing that a stranger sends before step 4 is seen by any other package.
