@@ -72,7 +72,7 @@ func homeFolder() (string, error) {
 func agentRunCmd(file *string) *cobra.Command {
 	var verbose bool
 	cmd := &cobra.Command{
-		Use: "run", Short: "Run the agent in the foreground 前台运行代理", Args: cobra.NoArgs,
+		Use: "run", Short: "Run the agent in the foreground 前台运行代理", Args: cobra.NoArgs, Annotations: role,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadAgent(*file)
 			if err != nil {

@@ -18,7 +18,7 @@ func appCmd() *cobra.Command {
 	var dir, passFile string
 	var c link.ClientConfig
 	run := &cobra.Command{
-		Use: "run --gateway URL --service HOST:PORT", Short: "Probe the application and report Table 1 until interrupted", Args: cobra.NoArgs,
+		Use: "run --gateway URL --service HOST:PORT", Short: "Probe the application and report Table 1 until interrupted", Args: cobra.NoArgs, Annotations: role,
 		Example: "  yumen enroll CODE --dir connector\n  yumen app run --dir connector --gateway https://gateway.example:8443 --service 10.1.2.3:8080",
 	}
 	f := run.Flags()

@@ -100,7 +100,7 @@ func controlInitCmd() *cobra.Command {
 func controlRunCmd(t *controlTarget) *cobra.Command {
 	var verbose, show bool
 	cmd := &cobra.Command{
-		Use: "run", Short: "Run the control center in the foreground 前台运行控制中心", Args: cobra.NoArgs,
+		Use: "run", Short: "Run the control center in the foreground 前台运行控制中心", Args: cobra.NoArgs, Annotations: role,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := t.load()
 			if err != nil {

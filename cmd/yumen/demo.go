@@ -21,7 +21,7 @@ func demoCmd() *cobra.Command {
 	var save string
 	var check, verbose bool
 	cmd := &cobra.Command{
-		Use: "demo", Short: "Run a whole site on this machine: gateway, control center, agent, applications (一键演示)", Args: cobra.NoArgs,
+		Use: "demo", Short: "Run a whole site on this machine: gateway, control center, agent, applications (一键演示)", Args: cobra.NoArgs, Annotations: role,
 		Example: "  yumen demo\n  yumen demo --app http://127.0.0.1:8080\n  yumen demo --check\n  yumen demo --save ./lab",
 		Long: `Run a whole site on this machine, over real sockets, without root, domain or container.
 Keys, passwords and certificates are made for a laboratory: nothing of it belongs in production.`,

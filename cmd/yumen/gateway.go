@@ -24,7 +24,7 @@ func gatewayCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "gateway", Short: "Run the gateway (运行网关)"}
 	var file string
 	run := &cobra.Command{
-		Use: "run -c FILE", Short: "Run until interrupted; SIGHUP reloads the file", Args: cobra.NoArgs,
+		Use: "run -c FILE", Short: "Run until interrupted; SIGHUP reloads the file", Args: cobra.NoArgs, Annotations: role,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runGateway(cmd.Context(), file) },
 	}
 	configFlag(run, &file)

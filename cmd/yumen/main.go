@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/yumen-zt/yumen/crypto/selftest"
 	"github.com/yumen-zt/yumen/internal/version"
 )
 
@@ -25,10 +26,16 @@ func main() {
 	// The first signal asks for an orderly end, the second one is the system's.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:]))
+	os.Exit(run(ctx, os.Args[1:], selftest.Run))
 }
 
-func run(ctx context.Context, args []string) int {
+// role marks the verbs that run a role of the product. Before anything else
+// they do the self-test of the cryptography; when it fails they do nothing.
+var role = map[string]string{"role": ""}
+
+// run runs the verb of args and returns the exit code. selfTest is for the
+// verbs that are marked by role.
+func run(ctx context.Context, args []string, selfTest func() error) int {
 	root := rootCmd()
 	root.SetArgs(args)
 	ran := false // whatever fails before a verb runs is a fault of the words
@@ -36,6 +43,11 @@ func run(ctx context.Context, args []string) int {
 		verb := c.RunE
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			ran = true
+			if _, ok := cmd.Annotations["role"]; ok {
+				if err := selfTest(); err != nil {
+					return fmt.Errorf("%s is not started: %w", cmd.CommandPath(), err)
+				}
+			}
 			return verb(cmd, args)
 		}
 	})

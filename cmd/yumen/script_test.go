@@ -2,16 +2,30 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/yumen-zt/yumen/crypto/selftest"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"yumen": func() { os.Exit(run(context.Background(), os.Args[1:])) },
+		"yumen": func() { os.Exit(run(context.Background(), os.Args[1:], selftest.Run)) },
+		// As if the machine's SM4 were broken.
+		"yumen-broken": func() {
+			table := selftest.Tests(rand.Reader)
+			for i := range table {
+				if table[i].Name == "SM4-GCM" {
+					table[i].Run = func() error { return errors.New("planted") }
+				}
+			}
+			os.Exit(run(context.Background(), os.Args[1:], func() error { return selftest.RunTable(table) }))
+		},
 	})
 }
 

@@ -83,3 +83,11 @@ func (t transcript) finished(master []byte, label string) []byte {
 	prf(out, master, label, t.sum())
 	return out
 }
+
+// PRF returns n bytes of the pseudo random function of §6.5. The protocol calls
+// it itself; it is exported for known-answer tests.
+func PRF(secret []byte, label string, seed []byte, n int) []byte {
+	out := make([]byte, n)
+	prf(out, secret, label, seed)
+	return out
+}
