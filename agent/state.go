@@ -31,7 +31,7 @@ const markName = "state-begun"
 
 // trustFiles are the files of the key folder that say whom this agent trusts.
 // The state pins them: one that is exchanged alters the state (M28).
-var trustFiles = []string{"tls-root.crt", "message-root.crt", "list-root.crt", "control-sign.crt", "control-enc.crt"}
+var trustFiles = []string{"tls-root.crt", "tlcp-root.crt", "message-root.crt", "list-root.crt", "control-sign.crt", "control-enc.crt"}
 
 // AlteredError says that important data on this machine was changed from
 // outside (§6.2, M28). The agent does not work with it.

@@ -148,13 +148,27 @@ func (s *Server) enrolParty(id string, q *wire.EnrolRequest) (*wire.EnrolReply, 
 			o.Hosts = append(o.Hosts, host)
 		}
 	}
-	tlsPEM, err1 := s.ca.IssueTLS(q.CSR.TLS, identity, o)
-	signPEM, err2 := s.ca.IssueSign(q.CSR.Sign, identity, o)
-	encPEM, err3 := s.ca.IssueEnc(q.CSR.Enc, identity, o)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, fmt.Errorf("issue certificates: %w", err)
+	var certs wire.EnrolPEMs
+	for _, c := range []struct {
+		issue func([]byte, certid.Identity, lab.Options) ([]byte, error)
+		csr   []byte
+		pem   *string
+		leaf  *[]byte
+	}{
+		{s.ca.IssueTLS, q.CSR.TLS, &certs.TLS, &next.TLS},
+		{s.ca.IssueTLCPSign, q.CSR.TLCPSign, &certs.TLCPSign, &next.TLCP},
+		{s.ca.IssueTLCPEnc, q.CSR.TLCPEnc, &certs.TLCPEnc, nil},
+		{s.ca.IssueSign, q.CSR.Sign, &certs.Sign, &next.Sign},
+		{s.ca.IssueEnc, q.CSR.Enc, &certs.Enc, &next.Enc},
+	} {
+		chain, err := c.issue(c.csr, identity, o)
+		if err != nil {
+			return nil, fmt.Errorf("issue certificates: %w", err)
+		}
+		if *c.pem = string(chain); c.leaf != nil {
+			*c.leaf = leafDER(chain)
+		}
 	}
-	next.TLS, next.Sign, next.Enc = leafDER(tlsPEM), leafDER(signPEM), leafDER(encPEM)
 	next.Code, next.Enrolled = nil, s.cfg.Now()
 	for dst, src := range map[*string]string{&next.Name: q.DeviceName, &next.Type: q.DeviceType, &next.System: q.SystemType} {
 		if src != "" && len(src) <= 160 {
@@ -170,14 +184,17 @@ func (s *Server) enrolParty(id string, q *wire.EnrolRequest) (*wire.EnrolReply, 
 	}
 	s.hub.forget(id)
 	s.lists.drop(id)
-	return s.enrolReply(p, tlsPEM, signPEM, encPEM)
+	return s.enrolReply(p, certs)
 }
 
-func (s *Server) enrolReply(p *model.Party, tlsPEM, signPEM, encPEM []byte) (*wire.EnrolReply, error) {
+func (s *Server) enrolReply(p *model.Party, certs wire.EnrolPEMs) (*wire.EnrolReply, error) {
 	reply := &wire.EnrolReply{
 		ID: p.ID, DeviceID: p.DeviceID, ControlID: s.cfg.ID,
-		Certs: wire.EnrolPEMs{TLS: string(tlsPEM), Sign: string(signPEM), Enc: string(encPEM)},
-		Roots: wire.EnrolRoots{TLS: string(s.ca.RootPEM(keystore.TLSRoot)), Message: string(s.ca.RootPEM(keystore.MessageRoot)), List: string(s.ca.RootPEM(keystore.ListRoot))},
+		Certs: certs,
+	}
+	for name, dst := range map[string]*string{keystore.TLSRoot: &reply.Roots.TLS, keystore.TLCPRoot: &reply.Roots.TLCP,
+		keystore.MessageRoot: &reply.Roots.Message, keystore.ListRoot: &reply.Roots.List} {
+		*dst = string(s.ca.RootPEM(name))
 	}
 	reply.Control.URL = s.cfg.URL
 	for name, dst := range map[string]*string{keystore.Sign: &reply.Control.Sign, keystore.Enc: &reply.Control.Enc} {

@@ -40,7 +40,7 @@ func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // keys stay; others have pinned the authority.
 func (s *Server) renewOwn() error {
 	now := s.cfg.Now()
-	for _, name := range []string{keystore.TLS, keystore.List} {
+	for _, name := range []string{keystore.TLS, keystore.TLCPSign, keystore.TLCPEnc, keystore.List} {
 		chain, err := s.keys.Chain(name)
 		if err != nil {
 			return err
@@ -90,10 +90,9 @@ func reissue(ca *lab.CA, keys *keystore.Store, name string, life time.Duration) 
 	if err != nil {
 		return fail(err)
 	}
-	issue := ca.IssueTLS
-	if name == keystore.List {
-		issue = ca.IssueList
-	}
+	issue := map[string]func([]byte, certid.Identity, lab.Options) ([]byte, error){
+		keystore.TLS: ca.IssueTLS, keystore.TLCPSign: ca.IssueTLCPSign, keystore.TLCPEnc: ca.IssueTLCPEnc, keystore.List: ca.IssueList,
+	}[name]
 	pem, err := issue(csr, id, o)
 	if err == nil {
 		err = keys.PutChain(name, pem)

@@ -88,7 +88,7 @@ func Init(c InitConfig) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for name, life := range map[string]time.Duration{keystore.TLS: tlsLife, keystore.List: listLife} {
+	for name, life := range map[string]time.Duration{keystore.TLS: tlsLife, keystore.TLCPSign: tlsLife, keystore.TLCPEnc: tlsLife, keystore.List: listLife} {
 		if err := reissue(ca, keys, name, life); err != nil {
 			return "", err
 		}

@@ -166,7 +166,7 @@ func (w *world) enrolRequest(secret string) (*keystore.Store, *wire.EnrolRequest
 		w.t.Fatal(err)
 	}
 	q := &wire.EnrolRequest{Secret: secret, DeviceName: "test", DeviceType: "lab", SystemType: "linux"}
-	for name, dst := range map[string]*[]byte{keystore.TLS: &q.CSR.TLS, keystore.Sign: &q.CSR.Sign, keystore.Enc: &q.CSR.Enc} {
+	for name, dst := range map[string]*[]byte{keystore.TLS: &q.CSR.TLS, keystore.TLCPSign: &q.CSR.TLCPSign, keystore.TLCPEnc: &q.CSR.TLCPEnc, keystore.Sign: &q.CSR.Sign, keystore.Enc: &q.CSR.Enc} {
 		kind := keystore.SM2
 		if name == keystore.TLS {
 			kind = keystore.P256
@@ -234,13 +234,13 @@ func (w *world) enrol(d NewDevice) *client {
 	if status != 200 {
 		w.t.Fatalf("enrol: status %d", status)
 	}
-	for name, pem := range map[string]string{keystore.TLS: r.Certs.TLS, keystore.Sign: r.Certs.Sign, keystore.Enc: r.Certs.Enc,
+	for name, pem := range map[string]string{keystore.TLS: r.Certs.TLS, keystore.TLCPSign: r.Certs.TLCPSign, keystore.TLCPEnc: r.Certs.TLCPEnc, keystore.Sign: r.Certs.Sign, keystore.Enc: r.Certs.Enc,
 		keystore.ControlSign: r.Control.Sign, keystore.ControlEnc: r.Control.Enc} {
 		if err := keys.PutChain(name, []byte(pem)); err != nil {
 			w.t.Fatalf("%s: %v", name, err)
 		}
 	}
-	for name, pem := range map[string]string{keystore.TLSRoot: r.Roots.TLS, keystore.MessageRoot: r.Roots.Message, keystore.ListRoot: r.Roots.List} {
+	for name, pem := range map[string]string{keystore.TLSRoot: r.Roots.TLS, keystore.TLCPRoot: r.Roots.TLCP, keystore.MessageRoot: r.Roots.Message, keystore.ListRoot: r.Roots.List} {
 		if err := keys.PutRoot(name, []byte(pem)); err != nil {
 			w.t.Fatal(err)
 		}

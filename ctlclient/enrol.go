@@ -54,7 +54,7 @@ type Enrolled struct {
 // enrolTimeout bounds the one call of an enrolment.
 const enrolTimeout = 30 * time.Second
 
-// Enrol makes the three keys in cfg.Dir, has them certified with the one-time
+// Enrol makes the five keys in cfg.Dir, has them certified with the one-time
 // code and writes the certificates and the trust files. The keys never leave.
 // The server is known by the fingerprint in the code alone; nothing is trusted
 // that the system trusts.
@@ -113,7 +113,13 @@ func enrolRequest(keys *keystore.Store, cfg *EnrolConfig, code wire.EnrolCode) (
 		name string
 		kind keystore.Kind
 		csr  *[]byte
-	}{{keystore.TLS, keystore.P256, &r.CSR.TLS}, {keystore.Sign, keystore.SM2, &r.CSR.Sign}, {keystore.Enc, keystore.SM2, &r.CSR.Enc}} {
+	}{
+		{keystore.TLS, keystore.P256, &r.CSR.TLS},
+		{keystore.TLCPSign, keystore.SM2, &r.CSR.TLCPSign},
+		{keystore.TLCPEnc, keystore.SM2, &r.CSR.TLCPEnc},
+		{keystore.Sign, keystore.SM2, &r.CSR.Sign},
+		{keystore.Enc, keystore.SM2, &r.CSR.Enc},
+	} {
 		if !keys.Has(k.name) {
 			if err := keys.Generate(k.name, k.kind); err != nil {
 				return nil, err
@@ -230,7 +236,9 @@ func checkEnrolled(keys *keystore.Store, cfg *EnrolConfig, code wire.EnrolCode, 
 		return fault("an identifier is missing")
 	}
 	for _, c := range []struct{ name, chain, root string }{
-		{keystore.TLS, r.Certs.TLS, r.Roots.TLS}, {keystore.Sign, r.Certs.Sign, r.Roots.Message}, {keystore.Enc, r.Certs.Enc, r.Roots.Message},
+		{keystore.TLS, r.Certs.TLS, r.Roots.TLS},
+		{keystore.TLCPSign, r.Certs.TLCPSign, r.Roots.TLCP}, {keystore.TLCPEnc, r.Certs.TLCPEnc, r.Roots.TLCP},
+		{keystore.Sign, r.Certs.Sign, r.Roots.Message}, {keystore.Enc, r.Certs.Enc, r.Roots.Message},
 	} {
 		leaf, err := verifyPEM(c.chain, c.root, cfg.Now())
 		if err != nil {
@@ -293,12 +301,15 @@ func writeEnrolled(keys *keystore.Store, r *wire.EnrolReply) error {
 		pem  string
 	}{
 		{keys.PutRoot, keystore.TLSRoot, r.Roots.TLS},
+		{keys.PutRoot, keystore.TLCPRoot, r.Roots.TLCP},
 		{keys.PutRoot, keystore.MessageRoot, r.Roots.Message},
 		{keys.PutRoot, keystore.ListRoot, r.Roots.List},
 		{keys.PutChain, keystore.ControlSign, r.Control.Sign},
 		{keys.PutChain, keystore.ControlEnc, r.Control.Enc},
 		{keys.PutChain, keystore.Enc, r.Certs.Enc},
 		{keys.PutChain, keystore.Sign, r.Certs.Sign},
+		{keys.PutChain, keystore.TLCPEnc, r.Certs.TLCPEnc},
+		{keys.PutChain, keystore.TLCPSign, r.Certs.TLCPSign},
 		{keys.PutChain, keystore.TLS, r.Certs.TLS},
 	} {
 		if err := f.put(f.name, []byte(f.pem)); err != nil {

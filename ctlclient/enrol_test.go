@@ -47,11 +47,13 @@ func newEnrolServer(t *testing.T, w *world) *enrolServer {
 		reply := wire.EnrolReply{
 			ID: gwID, DeviceID: gwDev, ControlID: ctlID,
 			Certs: wire.EnrolPEMs{
-				TLS:  string(must1(w.ca.IssueTLS(q.CSR.TLS, id, lab.Options{}))(t)),
-				Sign: string(must1(w.ca.IssueSign(q.CSR.Sign, id, lab.Options{}))(t)),
-				Enc:  string(must1(w.ca.IssueEnc(q.CSR.Enc, id, lab.Options{}))(t)),
+				TLS:      string(must1(w.ca.IssueTLS(q.CSR.TLS, id, lab.Options{}))(t)),
+				TLCPSign: string(must1(w.ca.IssueTLCPSign(q.CSR.TLCPSign, id, lab.Options{}))(t)),
+				TLCPEnc:  string(must1(w.ca.IssueTLCPEnc(q.CSR.TLCPEnc, id, lab.Options{}))(t)),
+				Sign:     string(must1(w.ca.IssueSign(q.CSR.Sign, id, lab.Options{}))(t)),
+				Enc:      string(must1(w.ca.IssueEnc(q.CSR.Enc, id, lab.Options{}))(t)),
 			},
-			Roots:   wire.EnrolRoots{TLS: string(w.ca.RootPEM(keystore.TLSRoot)), Message: string(w.ca.RootPEM(keystore.MessageRoot)), List: string(w.ca.RootPEM(keystore.ListRoot))},
+			Roots:   wire.EnrolRoots{TLS: string(w.ca.RootPEM(keystore.TLSRoot)), TLCP: string(w.ca.RootPEM(keystore.TLCPRoot)), Message: string(w.ca.RootPEM(keystore.MessageRoot)), List: string(w.ca.RootPEM(keystore.ListRoot))},
 			Control: wire.EnrolControl{URL: s.url, Sign: certPEM(t, w.control, keystore.Sign), Enc: certPEM(t, w.control, keystore.Enc)},
 		}
 		if s.change != nil {
@@ -139,6 +141,12 @@ func TestEnrolRefuses(t *testing.T) {
 		}, 1, false},
 		"certificates of another root": {func(s *enrolServer) {
 			s.change = func(r *wire.EnrolReply) { r.Roots.Message = string(foreign.RootPEM(keystore.MessageRoot)) }
+		}, 1, false},
+		"TLCP certificates of another root": {func(s *enrolServer) {
+			s.change = func(r *wire.EnrolReply) { r.Roots.TLCP = string(foreign.RootPEM(keystore.TLCPRoot)) }
+		}, 1, false},
+		"TLCP certificates swapped": {func(s *enrolServer) {
+			s.change = func(r *wire.EnrolReply) { r.Certs.TLCPSign, r.Certs.TLCPEnc = r.Certs.TLCPEnc, r.Certs.TLCPSign }
 		}, 1, false},
 		"another identity":       {func(s *enrolServer) { s.change = func(r *wire.EnrolReply) { r.ID = "GW000000002" } }, 1, false},
 		"no device":              {func(s *enrolServer) { s.change = func(r *wire.EnrolReply) { r.DeviceID = "" } }, 1, false},

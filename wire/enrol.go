@@ -89,9 +89,11 @@ type EnrolRequest struct {
 
 // EnrolCSRs holds the DER of one certificate request for each key.
 type EnrolCSRs struct {
-	TLS  []byte `json:"tls"`
-	Sign []byte `json:"sign"`
-	Enc  []byte `json:"enc"`
+	TLS      []byte `json:"tls"`
+	TLCPSign []byte `json:"tlcpSign"`
+	TLCPEnc  []byte `json:"tlcpEnc"`
+	Sign     []byte `json:"sign"`
+	Enc      []byte `json:"enc"`
 }
 
 // EnrolReply gives the party its identifiers, its certificates and whom to
@@ -107,14 +109,17 @@ type EnrolReply struct {
 
 // EnrolPEMs holds a PEM chain, leaf first, for each key.
 type EnrolPEMs struct {
-	TLS  string `json:"tls"`
-	Sign string `json:"sign"`
-	Enc  string `json:"enc"`
+	TLS      string `json:"tls"`
+	TLCPSign string `json:"tlcpSign"`
+	TLCPEnc  string `json:"tlcpEnc"`
+	Sign     string `json:"sign"`
+	Enc      string `json:"enc"`
 }
 
-// EnrolRoots holds the PEM of the three roots.
+// EnrolRoots holds the PEM of the four roots.
 type EnrolRoots struct {
 	TLS     string `json:"tls"`
+	TLCP    string `json:"tlcp"`
 	Message string `json:"message"`
 	List    string `json:"list"`
 }

@@ -118,13 +118,13 @@ func newMaterial(b *testing.B) material {
 		b.Fatal(err)
 	}
 	m := material{roots: smx509.NewCertPool()}
-	m.roots.AppendCertsFromPEM(ca.RootPEM(keystore.MessageRoot))
+	m.roots.AppendCertsFromPEM(ca.RootPEM(keystore.TLCPRoot))
 	pair := func(id certid.Identity) *tlcp.Pair {
-		store, err := keystore.New(keystore.Config{Dir: b.TempDir() + "/keys", Passphrase: []byte("x"), Iterations: 1})
+		store, err := ca.Party(b.TempDir()+"/keys", []byte("x"), id, []string{host})
 		if err != nil {
 			b.Fatal(err)
 		}
-		p, err := ca.TLCPParty(store, id, []string{host})
+		p, err := store.TLCPPair()
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -66,6 +66,7 @@ type Party struct {
 	UserID    string     `json:"user_id"`   // only this user may use the device; empty: any
 	Addresses []string   `json:"addresses"` // host:port that agents dial, of a gateway
 	TLS       []byte     `json:"tls"`       // DER
+	TLCP      []byte     `json:"tlcp"`      // DER of the signing certificate, which is who it is over TLCP
 	Sign      []byte     `json:"sign"`
 	Enc       []byte     `json:"enc"`
 	Enrolled  time.Time  `json:"enrolled,omitzero"`

@@ -81,6 +81,23 @@ func OfSM(cert *smx509.Certificate) (Identity, error) {
 	return of(cert.IsCA, cert.URIs)
 }
 
+// OfPair returns the identity of a party by its two TLCP certificates, which
+// must both carry it: a pair put together from two parties speaks for nobody.
+// enc may be nil, for a client that showed its signing certificate alone.
+func OfPair(sign, enc *smx509.Certificate) (Identity, error) {
+	id, err := OfSM(sign)
+	if err != nil || enc == nil {
+		return id, err
+	}
+	switch other, err := OfSM(enc); {
+	case err != nil:
+		return Identity{}, fmt.Errorf("%w (encryption certificate)", err)
+	case other != id:
+		return Identity{}, fmt.Errorf("read certificate identity: the signing certificate is of %q, the encryption certificate of %q", id.Name(), other.Name())
+	}
+	return id, nil
+}
+
 func of(isCA bool, uris []*url.URL) (Identity, error) {
 	if isCA {
 		return Identity{}, errors.New("read certificate identity: the certificate is an authority's, not a leaf")

@@ -11,6 +11,9 @@ import (
 	"fmt"
 
 	"github.com/emmansun/gmsm/smx509"
+
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 )
 
 const (
@@ -130,6 +133,39 @@ func (s *Store) TLSCertificate(name string) (tls.Certificate, error) {
 	return out, nil
 }
 
+// TLCPPair returns the pair of the keys [TLCPSign] and [TLCPEnc] for package
+// tlcp. An error names the certificate that is wrong; it wraps fs.ErrNotExist
+// when the folder was made without them. That both certificates are of one
+// party is checked by their identities.
+func (s *Store) TLCPPair() (*tlcp.Pair, error) {
+	var certs [2]tlcp.Certificate
+	for i, name := range []string{TLCPSign, TLCPEnc} {
+		chain, err := s.Chain(name)
+		if err != nil {
+			return nil, fmt.Errorf("load TLCP pair: %w", err)
+		}
+		key, err := s.Signer(name)
+		if err != nil {
+			return nil, fmt.Errorf("load TLCP pair: %w", err)
+		}
+		if err := certifies(chain[0], key); err != nil {
+			return nil, fmt.Errorf("load TLCP pair: %s: %w", name, err)
+		}
+		certs[i] = tlcp.Certificate{Chain: chain, Key: key}
+	}
+	if _, err := certid.OfPair(certs[0].Chain[0], certs[1].Chain[0]); err != nil && !errors.Is(err, certid.ErrNone) {
+		return nil, fmt.Errorf("load TLCP pair: %w", err)
+	}
+	p, err := tlcp.NewPair(certs[0], certs[1])
+	if err != nil {
+		return nil, fmt.Errorf("load TLCP pair: %w", err)
+	}
+	if p.SignLeaf() != certs[0].Chain[0] {
+		return nil, fmt.Errorf("load TLCP pair: %s is the encryption certificate and %s the signing one (exchange them)", TLCPSign, TLCPEnc)
+	}
+	return p, nil
+}
+
 // rootChain reads a pinned root file and refuses what is no authority.
 func (s *Store) rootChain(name string) ([]*smx509.Certificate, error) {
 	if err := checkName(name); err != nil {
@@ -156,7 +192,7 @@ func authorities(chain []*smx509.Certificate) error {
 }
 
 // Root returns the pinned root of this name ([MessageRoot], [ListRoot],
-// [TLSRoot]) for certificates of any key type.
+// [TLSRoot], [TLCPRoot]) for certificates of any key type.
 func (s *Store) Root(name string) (*smx509.CertPool, error) {
 	chain, err := s.rootChain(name)
 	if err != nil {

@@ -4,9 +4,10 @@
 // it only as a [crypto.Signer] or a [crypto.Decrypter], so that a device can
 // take the folder's place.
 //
-// A gateway, an agent or an application has three keys: tls (ECDSA P-256, TLS
-// client and server), sign (SM2, signatures of messages) and enc (SM2, messages
-// sealed to it); a control center also list (SM2, signatures of lists).
+// A gateway, an agent or an application has five keys: tls (ECDSA P-256, TLS
+// client and server), tlcp-sign and tlcp-enc (SM2, the pair of TLCP, client and
+// server), sign (SM2, signatures of messages) and enc (SM2, messages sealed to
+// it); a control center also list (SM2, signatures of lists).
 //
 // P-256 keys are encrypted by PBES2 with PBKDF2-HMAC-SHA256 and AES-256-CBC, SM2
 // keys by PBES2 with PBKDF2-HMAC-SM3 and SM4-CBC. A file that group or others
@@ -30,6 +31,8 @@ import (
 // Names of a party's keys, and of the certificates of its control center.
 const (
 	TLS         = "tls"          // ECDSA P-256: TLS server and client
+	TLCPSign    = "tlcp-sign"    // SM2: proves who it is in a TLCP handshake
+	TLCPEnc     = "tlcp-enc"     // SM2: TLCP keys are encrypted to it, or agreed with it
 	Sign        = "sign"         // SM2: message signatures
 	Enc         = "enc"          // SM2: messages sealed to us
 	List        = "list"         // SM2: list signer, of a control center
@@ -40,6 +43,7 @@ const (
 // Names of the pinned roots: the files are tls-root.crt and so on.
 const (
 	TLSRoot     = "tls"
+	TLCPRoot    = "tlcp"
 	MessageRoot = "message"
 	ListRoot    = "list"
 )

@@ -48,6 +48,13 @@ var (
 		usage: smx509.KeyUsageKeyEncipherment | smx509.KeyUsageDataEncipherment | smx509.KeyUsageKeyAgreement,
 	}
 	listProfile = profile{root: keystore.ListRoot, sm2: true, usage: smx509.KeyUsageDigitalSignature}
+
+	tlcpExt         = []smx509.ExtKeyUsage{smx509.ExtKeyUsageServerAuth, smx509.ExtKeyUsageClientAuth}
+	tlcpSignProfile = profile{root: keystore.TLCPRoot, sm2: true, usage: smx509.KeyUsageDigitalSignature, ext: tlcpExt}
+	tlcpEncProfile  = profile{
+		root: keystore.TLCPRoot, sm2: true, ext: tlcpExt,
+		usage: smx509.KeyUsageKeyEncipherment | smx509.KeyUsageDataEncipherment | smx509.KeyUsageKeyAgreement,
+	}
 )
 
 // IssueTLS answers a P-256 request (DER) with a TLS server and client
@@ -79,6 +86,37 @@ func (c *CA) IssueSign(csr []byte, id certid.Identity, o Options) ([]byte, error
 func (c *CA) IssueEnc(csr []byte, id certid.Identity, o Options) ([]byte, error) {
 	id.ListSigner = ""
 	return c.issue(csr, id, o, encProfile)
+}
+
+// IssueTLCPSign answers an SM2 request (DER) with a signing certificate for
+// TLCP, server and client.
+func (c *CA) IssueTLCPSign(csr []byte, id certid.Identity, o Options) ([]byte, error) {
+	id.ListSigner = ""
+	return c.issue(csr, id, o, tlcpSignProfile)
+}
+
+// IssueTLCPEnc answers an SM2 request (DER) with an encryption certificate for
+// TLCP, server and client. Unlike authorities that serve the public, the lab
+// makes no encryption keys and holds none in escrow.
+func (c *CA) IssueTLCPEnc(csr []byte, id certid.Identity, o Options) ([]byte, error) {
+	id.ListSigner = ""
+	return c.issue(csr, id, o, tlcpEncProfile)
+}
+
+// IssueTLCPWeb is [CA.IssueWeb] for TLCP: it answers the two SM2 requests (DER)
+// of a web server with its signing and its encryption certificate.
+func (c *CA) IssueTLCPWeb(signCSR, encCSR []byte, o Options) (sign, enc []byte, err error) {
+	if len(o.Hosts) == 0 {
+		return nil, nil, errors.New("issue web certificates: no host")
+	}
+	p := tlcpSignProfile
+	p.anonymous, p.ext = true, webProfile.ext
+	if sign, err = c.issue(signCSR, certid.Identity{}, o, p); err != nil {
+		return nil, nil, err
+	}
+	p.usage = tlcpEncProfile.usage
+	enc, err = c.issue(encCSR, certid.Identity{}, o, p)
+	return sign, enc, err
 }
 
 // IssueList answers an SM2 request with a list signer's certificate under the
@@ -187,9 +225,10 @@ func requestKey(csr []byte, wantSM2 bool) (*ecdsa.PublicKey, error) {
 	return pub, nil
 }
 
-// Party makes the complete folder of a party in one call: keys tls, sign and
-// enc (and list when id has Control or ListSigner), their certificates and the
-// pinned roots. hosts go into the TLS certificate. The authority remembers the
+// Party makes the complete folder of a party in one call: keys tls, tlcp-sign,
+// tlcp-enc, sign and enc (and list when id has Control or ListSigner), their
+// certificates and the pinned roots. hosts go into the certificates of the
+// channels, TLS and TLCP. The authority remembers the
 // certificates of the control center that it made last and adds them as
 // control-sign.crt and control-enc.crt to the folders of later parties. A
 // folder that has one of the keys already is refused.
@@ -213,12 +252,14 @@ func (c *CA) party(dir string, passphrase []byte, id certid.Identity, hosts []st
 		hosts []string
 	}{
 		{keystore.TLS, keystore.P256, c.IssueTLS, hosts},
+		{keystore.TLCPSign, keystore.SM2, c.IssueTLCPSign, hosts},
+		{keystore.TLCPEnc, keystore.SM2, c.IssueTLCPEnc, hosts},
 		{keystore.Sign, keystore.SM2, c.IssueSign, nil},
 		{keystore.Enc, keystore.SM2, c.IssueEnc, nil},
 		{keystore.List, keystore.SM2, c.IssueList, nil},
 	}
 	if listIdentity(id).ListSigner == "" {
-		keys = keys[:3]
+		keys = keys[:len(keys)-1]
 	}
 	chains := make(map[string][]byte)
 	for _, k := range keys {

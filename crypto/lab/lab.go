@@ -1,6 +1,6 @@
 // Package lab is a small certificate authority for laboratories, demonstrations
-// and small sites, with three separate roots: TLS (P-256), messages (SM2) and
-// lists (SM2). Sites that have their own authority do without it.
+// and small sites, with four separate roots: TLS (P-256), TLCP (SM2), messages
+// (SM2) and lists (SM2). Sites that have their own authority do without it.
 //
 // A leaf carries the identity of its holder as URIs (package certid), a
 // critical key usage for its one purpose, subject and authority key
@@ -65,23 +65,23 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// root is one of the three authorities.
+// root is one of the four authorities.
 type root struct {
 	key  crypto.Signer
 	cert *smx509.Certificate
 }
 
-// CA issues certificates under its three roots. It may be used by several
+// CA issues certificates under its four roots. It may be used by several
 // goroutines at once.
 type CA struct {
 	cfg   Config
-	roots map[string]root // by keystore.TLSRoot, MessageRoot, ListRoot; not changed after New
+	roots map[string]root // by keystore.TLSRoot, TLCPRoot, MessageRoot, ListRoot; not changed after New
 
 	mu                      sync.Mutex
 	controlSign, controlEnc []byte // PEM of the control center's certificates, guarded by mu
 }
 
-var rootNames = []string{keystore.TLSRoot, keystore.MessageRoot, keystore.ListRoot}
+var rootNames = []string{keystore.TLSRoot, keystore.TLCPRoot, keystore.MessageRoot, keystore.ListRoot}
 
 // New makes an authority with fresh roots. It writes nothing; see [CA.Save].
 func New(cfg Config) (*CA, error) {
@@ -165,8 +165,8 @@ func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
 	return sum[:20], nil
 }
 
-// RootPEM returns the root of this name (keystore.TLSRoot, MessageRoot or
-// ListRoot) as PEM, nil for another name.
+// RootPEM returns the root of this name (keystore.TLSRoot, TLCPRoot,
+// MessageRoot or ListRoot) as PEM, nil for another name.
 func (c *CA) RootPEM(name string) []byte {
 	r, ok := c.roots[name]
 	if !ok {

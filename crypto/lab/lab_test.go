@@ -148,6 +148,9 @@ func TestMessageCertificates(t *testing.T) {
 		id    certid.Identity
 	}{
 		{gw, keystore.TLS, keystore.TLSRoot, smx509.KeyUsageDigitalSignature, gateway},
+		{gw, keystore.TLCPSign, keystore.TLCPRoot, smx509.KeyUsageDigitalSignature, gateway},
+		{gw, keystore.TLCPEnc, keystore.TLCPRoot, smx509.KeyUsageKeyEncipherment | smx509.KeyUsageDataEncipherment | smx509.KeyUsageKeyAgreement, gateway},
+		{ctl, keystore.TLCPSign, keystore.TLCPRoot, smx509.KeyUsageDigitalSignature, control},
 		{gw, keystore.Sign, keystore.MessageRoot, smx509.KeyUsageDigitalSignature, gateway},
 		{gw, keystore.Enc, keystore.MessageRoot, smx509.KeyUsageKeyEncipherment | smx509.KeyUsageDataEncipherment | smx509.KeyUsageKeyAgreement, gateway},
 		{gw, keystore.ControlSign, keystore.MessageRoot, smx509.KeyUsageDigitalSignature, control},
@@ -203,6 +206,13 @@ func TestOpenSSLVerifiesEverything(t *testing.T) {
 		{gw, keystore.TLS, keystore.TLSRoot, []string{
 			"URI:urn:yumen:gateway:GW000000001", "URI:urn:yumen:device:DEV00000001", "DNS:gw.example.org", "IP Address:127.0.0.1",
 			"Key Usage: critical\n                Digital Signature\n", "TLS Web Server Authentication, TLS Web Client Authentication", "ecdsa-with-SHA256",
+		}},
+		{gw, keystore.TLCPSign, keystore.TLCPRoot, []string{
+			"URI:urn:yumen:gateway:GW000000001", "DNS:gw.example.org", "IP Address:127.0.0.1", "Key Usage: critical\n                Digital Signature\n",
+			"TLS Web Server Authentication, TLS Web Client Authentication", "SM2-with-SM3", "ASN1 OID: SM2",
+		}},
+		{gw, keystore.TLCPEnc, keystore.TLCPRoot, []string{
+			"DNS:gw.example.org", "Key Usage: critical\n                Key Encipherment, Data Encipherment, Key Agreement\n",
 		}},
 		{gw, keystore.Sign, keystore.MessageRoot, []string{"Key Usage: critical\n                Digital Signature\n", "SM2-with-SM3", "ASN1 OID: SM2"}},
 		{gw, keystore.Enc, keystore.MessageRoot, []string{"Key Usage: critical\n                Key Encipherment, Data Encipherment, Key Agreement\n"}},
@@ -273,6 +283,7 @@ func TestRequestsAreChecked(t *testing.T) {
 	for name, err := range map[string]error{
 		"P-256 for sign":     last(ca.IssueSign(p256, gateway, Options{})),
 		"P-256 for enc":      last(ca.IssueEnc(p256, gateway, Options{})),
+		"P-256 for tlcp":     last(ca.IssueTLCPSign(p256, gateway, Options{})),
 		"P-256 for list":     last(ca.IssueList(p256, control, Options{})),
 		"SM2 for tls":        last(ca.IssueTLS(sm, gateway, Options{})),
 		"signature altered":  last(ca.IssueSign(forged, gateway, Options{})),

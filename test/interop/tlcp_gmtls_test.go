@@ -48,7 +48,7 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	s := &site{ca: ca, roots: smx509.NewCertPool(), peerRoots: tjx509.NewCertPool()}
-	root := ca.RootPEM(keystore.MessageRoot)
+	root := ca.RootPEM(keystore.TLCPRoot)
 	if !s.roots.AppendCertsFromPEM(root) || !s.peerRoots.AppendCertsFromPEM(root) {
 		t.Fatal("the root was not taken")
 	}
@@ -60,12 +60,12 @@ func newSite(t *testing.T) *site {
 
 func newParty(t *testing.T, ca *lab.CA, id certid.Identity, hosts []string) *party {
 	t.Helper()
-	store, err := keystore.New(keystore.Config{Dir: t.TempDir() + "/keys", Passphrase: []byte("x"), Iterations: 1})
+	store, err := ca.Party(t.TempDir()+"/keys", []byte("x"), id, hosts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := new(party)
-	if p.pair, err = ca.TLCPParty(store, id, hosts); err != nil {
+	if p.pair, err = store.TLCPPair(); err != nil {
 		t.Fatal(err)
 	}
 	read := func(name string) (cert, key []byte) {
@@ -83,8 +83,8 @@ func newParty(t *testing.T, ca *lab.CA, id certid.Identity, hosts []string) *par
 		}
 		return keystore.EncodeChain(chain...), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	}
-	signPEM, signKey := read(lab.TLCPSign)
-	encPEM, encKey := read(lab.TLCPEnc)
+	signPEM, signKey := read(keystore.TLCPSign)
+	encPEM, encKey := read(keystore.TLCPEnc)
 	var e1, e2 error
 	p.signCert, e1 = gmtls.X509KeyPair(signPEM, signKey)
 	p.encCert, e2 = gmtls.X509KeyPair(encPEM, encKey)
