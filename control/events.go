@@ -38,14 +38,15 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		s.refuseGet(w, p, "events", reason.InternalError)
 		return
 	}
-	s.hub.attach(p.ID)
+	newest := s.hub.attach(p.ID)
 	defer s.hub.detach(p.ID)
 	s.audit.Write(s.record(p, "events", answer{}))
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set(wire.HeartbeatHeader, strconv.FormatInt(s.cfg.Heartbeat.Milliseconds(), 10))
 	w.WriteHeader(http.StatusOK)
 
-	st := &stream{s: s, p: p, to: to, w: w, rc: http.NewResponseController(w)}
+	st := &stream{s: s, p: p, to: to, newest: newest, w: w, rc: http.NewResponseController(w)}
 	err = st.open(r.Header.Get("Last-Event-ID"))
 	beat := time.NewTicker(s.cfg.Heartbeat)
 	defer beat.Stop()
@@ -88,12 +89,16 @@ type stream struct {
 	buf bytes.Buffer
 	at  uint64    // revision up to which the gateway was told
 	due time.Time // commit time of the oldest change in buf
+
+	newest func() bool // no other stream of this gateway is newer
 }
 
 // still says why the stream must end, "" when it need not.
 func (st *stream) still() string {
 	now := st.s.party(st.p.ID)
 	switch {
+	case !st.newest():
+		return "the gateway has a newer one"
 	case now == nil || string(now.TLS) != string(st.p.TLS):
 		return "the gateway was removed or enrolled again"
 	case !st.s.identified(now):

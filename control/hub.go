@@ -30,6 +30,7 @@ type hub struct {
 // link is one gateway as the control center sees it.
 type link struct {
 	streams      int
+	attached     uint64    // streams so far
 	identified   time.Time // last good T4
 	status       time.Time // last T10
 	alert        time.Time // last T11
@@ -117,8 +118,20 @@ func (h *hub) forget(gateway string) {
 	}
 }
 
-// attach counts a stream of gateway, detach takes it away.
-func (h *hub) attach(gateway string) { h.with(gateway, func(l *link) { l.streams++ }) }
+// attach counts a stream of gateway, detach takes it away. newest says whether
+// it is still the last that was attached.
+func (h *hub) attach(gateway string) (newest func() bool) {
+	var n uint64
+	h.with(gateway, func(l *link) {
+		l.streams++
+		l.attached++
+		n = l.attached
+	})
+	return func() (yes bool) {
+		h.with(gateway, func(l *link) { yes = l.attached == n })
+		return yes
+	}
+}
 
 func (h *hub) detach(gateway string) {
 	h.with(gateway, func(l *link) { l.streams-- })

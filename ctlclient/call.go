@@ -25,11 +25,6 @@ import (
 	"github.com/yumen-zt/yumen/wire"
 )
 
-// hedgeAfter is how long a message that must not be late may stay unanswered
-// before it goes again over a fresh connection, with the same msgId: a silently
-// dead path then costs less than the 3 s of clause 7.2.
-const hedgeAfter = 700 * time.Millisecond
-
 // maxReplyBytes bounds an answer.
 const maxReplyBytes = wire.MaxMessage
 
@@ -57,7 +52,10 @@ type caller struct {
 	kept  *http.Client // connections are kept
 	fresh *http.Client // each request on its own
 
-	tries sync.WaitGroup // hedged attempts that run
+	hedges budget
+	tries  sync.WaitGroup // attempts that run
+	life   context.Context
+	end    context.CancelFunc // ends life: the attempts that nobody waits for
 }
 
 func newCaller(cfg callerConfig) (*caller, error) {
@@ -75,6 +73,7 @@ func newCaller(cfg callerConfig) (*caller, error) {
 		cfg.now = time.Now
 	}
 	c := &caller{cfg: cfg, base: strings.TrimSuffix(u.String(), "/") + cfg.base}
+	c.life, c.end = context.WithCancel(context.Background())
 	if err := c.loadMessageKeys(); err != nil {
 		return nil, fmt.Errorf("make control link: %w", err)
 	}
@@ -203,8 +202,9 @@ func (c *caller) client(conf *tls.Config, fresh bool) *http.Client {
 	}
 }
 
-// close waits for the attempts that still run and closes kept connections.
+// close ends the attempts that still run and closes kept connections.
 func (c *caller) close() {
+	c.end()
 	c.tries.Wait()
 	c.kept.CloseIdleConnections()
 	c.fresh.CloseIdleConnections()
@@ -212,62 +212,6 @@ func (c *caller) close() {
 
 // errNotIdentified is the control center's wish for Table 4 or 16 first (M52).
 var errNotIdentified = fmt.Errorf("%w: it wants our identity first", ErrDown)
-
-// post seals body under h, sends it and returns the checked answer. hedge sends
-// it again over a fresh connection when no answer comes in time.
-//
-// An error that wraps [ErrDown] says nothing about the message; a
-// [*RefusedError] does.
-func (c *caller) post(ctx context.Context, path string, h envelope.Header, body []byte, hedge bool) (*envelope.Message, error) {
-	h.Receiver = c.cfg.controlID
-	raw, err := c.sender.Seal(h, body, c.sealTo)
-	if err != nil {
-		return nil, fmt.Errorf("seal %s: %w", h.MsgType, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
-	defer cancel()
-	if !hedge {
-		return c.exchange(ctx, c.kept, path, h.MsgType, raw)
-	}
-	type answer struct {
-		m   *envelope.Message
-		err error
-	}
-	answers := make(chan answer, 2)
-	try := func(client *http.Client) {
-		// The loser may take seconds to say goodbye to a dead path; close waits
-		// for it, this call does not.
-		c.tries.Go(func() {
-			m, err := c.exchange(ctx, client, path, h.MsgType, raw)
-			answers <- answer{m, err}
-		})
-	}
-	try(c.kept)
-	running, hedged := 1, false
-	timer := time.NewTimer(hedgeAfter)
-	defer timer.Stop()
-	var first answer
-	for {
-		select {
-		case <-timer.C:
-			if !hedged {
-				hedged = true
-				running++
-				try(c.fresh)
-			}
-		case a := <-answers:
-			running--
-			var refused *RefusedError
-			if a.err == nil || errors.As(a.err, &refused) || running == 0 {
-				if a.err != nil && first.err != nil && refused == nil {
-					a = first
-				}
-				return a.m, a.err
-			}
-			first = a
-		}
-	}
-}
 
 // exchange sends one sealed message and judges what comes back.
 func (c *caller) exchange(ctx context.Context, client *http.Client, path, msgType string, raw []byte) (*envelope.Message, error) {

@@ -4,11 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -32,67 +33,124 @@ type event struct {
 	data []byte
 }
 
-// silence is how long the push stream may say nothing: two heartbeats of 10 s
-// and some.
+// silence is how long the push stream of a control center may say nothing that
+// does not tell how often it beats: two heartbeats of 10 s and some.
 const silence = 25 * time.Second
+
+// leastSilence is the shortest silence that means something: a packet that was
+// lost comes again within it on a path of half a second.
+const leastSilence = 1500 * time.Millisecond
+
+// silenceOf returns how long a stream may say nothing: three of the heartbeats
+// that its control center has announced.
+func silenceOf(h http.Header) time.Duration {
+	ms, err := strconv.Atoi(h.Get(wire.HeartbeatHeader))
+	if err != nil || ms <= 0 {
+		return silence
+	}
+	return min(max(3*time.Duration(ms)*time.Millisecond, leastSilence), silence)
+}
 
 // maxEvent bounds one event: a delta is one message.
 const maxEvent = wire.MaxMessage + 4096
 
-// push reads the push stream until ctx or the stream ends. A control center
-// that has none leaves it at the pulls.
+// push reads the push stream until ctx or the stream ends. When the stream
+// falls silent, a second one is opened beside it and takes over: a revocation
+// does not wait for a connection whose packets vanish. A control center that
+// has no push stream leaves it at the pulls.
 func (g *Gateway) push(ctx context.Context, out chan<- event) error {
-	send := func(e event) error {
+	defer g.set(func(s *GatewayStatus) { s.Push = false })
+	type end struct {
+		st  *pushStream
+		err error
+	}
+	ends := make(chan end)
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	start := func(old *pushStream) *pushStream {
+		st := &pushStream{g: g, out: out, old: old, silent: make(chan struct{}, 1), ended: make(chan struct{})}
+		var sctx context.Context
+		sctx, st.stop = context.WithCancel(ctx)
+		running.Go(func() {
+			err := st.run(sctx)
+			st.stop()
+			close(st.ended)
+			select {
+			case ends <- end{st, err}:
+			case <-ctx.Done():
+			}
+		})
+		return st
+	}
+	cur := start(nil)
+	var next *pushStream
+	for {
+		silent := cur.silent
+		if next != nil {
+			silent = nil
+		}
 		select {
-		case out <- e:
-			return nil
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-silent:
+			g.log.Warn("push stream is silent, opening another")
+			g.set(func(s *GatewayStatus) { s.Reopened++ })
+			next = start(cur)
+		case e := <-ends:
+			if e.st != cur || next == nil {
+				return e.err
+			}
+			cur, next = next, nil
 		}
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.call.base+"/events", nil)
+}
+
+// pushStream is one push stream; run is for one goroutine.
+type pushStream struct {
+	g      *Gateway
+	out    chan<- event
+	old    *pushStream // whose place it takes once it is open; nil: nobody's
+	stop   context.CancelFunc
+	silent chan struct{} // capacity 1; told when it has said nothing for too long
+	ended  chan struct{} // closed after run
+}
+
+func (st *pushStream) send(ctx context.Context, e event) error {
+	select {
+	case st.out <- e:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (st *pushStream) run(ctx context.Context) error {
+	g := st.g
+	resp, err := st.open(ctx)
 	if err != nil {
 		return err
-	}
-	req.Header.Set("Accept", "text/event-stream")
-	g.mu.Lock()
-	if g.lastEvent != "" {
-		req.Header.Set("Last-Event-ID", g.lastEvent)
-	}
-	g.mu.Unlock()
-	resp, err := g.call.kept.Do(req)
-	if err != nil {
-		return down(err)
 	}
 	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusOK:
-	case http.StatusForbidden:
-		return errNotIdentified
-	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
-		g.log.Warn("control center has no push stream: lists are only pulled")
-		if err := send(event{kind: eventOpen}); err != nil {
-			return err
-		}
-		<-ctx.Done()
-		return ctx.Err()
-	default:
-		return fmt.Errorf("%w: push stream: HTTP status %d", ErrDown, resp.StatusCode)
-	}
-	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "text/event-stream" {
-		return fmt.Errorf("%w: push stream: content type %q", ErrDown, resp.Header.Get("Content-Type"))
+	if st.old != nil { // what it still says comes again
+		st.old.stop()
+		<-st.old.ended
+		st.old = nil
 	}
 	g.set(func(s *GatewayStatus) { s.Push = true })
-	defer g.set(func(s *GatewayStatus) { s.Push = false })
-	if err := send(event{kind: eventOpen}); err != nil {
+	if err := st.send(ctx, event{kind: eventOpen}); err != nil {
 		return err
 	}
-
-	watch := time.AfterFunc(silence, func() { cancel(errors.New("no heartbeat")) })
+	limit := silenceOf(resp.Header)
+	watch := time.AfterFunc(limit, func() {
+		select {
+		case st.silent <- struct{}{}:
+		default:
+		}
+	})
 	defer watch.Stop()
-	err = readEvents(resp.Body, func() { watch.Reset(silence) }, func(id, name string, data []byte) error {
+	err = readEvents(resp.Body, func() { watch.Reset(limit) }, func(id, name string, data []byte) error {
 		e := event{id: id, data: data}
 		switch name {
 		case "delta":
@@ -105,15 +163,54 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 			g.log.Debug("event of an unknown kind", zap.String("event", name))
 			return nil
 		}
-		return send(e)
+		return st.send(ctx, e)
 	})
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return fmt.Errorf("%w: push stream: %w", ErrDown, err)
+}
+
+// open asks for the stream, from the last event that was applied on. Where
+// there is none, it waits for the end of ctx.
+func (st *pushStream) open(ctx context.Context) (*http.Response, error) {
+	g, client := st.g, st.g.call.kept
+	if st.old != nil {
+		client = g.call.fresh
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.call.base+"/events", nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	g.mu.Lock()
+	if g.lastEvent != "" {
+		req.Header.Set("Last-Event-ID", g.lastEvent)
+	}
+	g.mu.Unlock()
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, down(err)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && kind == "text/event-stream" {
+			return resp, nil
+		}
+		err = fmt.Errorf("%w: push stream: content type %q", ErrDown, resp.Header.Get("Content-Type"))
+	case http.StatusForbidden:
+		err = errNotIdentified
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		g.log.Warn("control center has no push stream: lists are only pulled")
+		if err = st.send(ctx, event{kind: eventOpen}); err == nil {
+			<-ctx.Done()
+			err = ctx.Err()
+		}
+	default:
+		err = fmt.Errorf("%w: push stream: HTTP status %d", ErrDown, resp.StatusCode)
+	}
+	resp.Body.Close()
+	return nil, err
 }
 
 // readEvents reads server-sent events from r until it ends: alive is called for

@@ -266,6 +266,7 @@ type GatewayStatus struct {
 	AlertsRefused   uint64                 `json:"alerts_refused"` // the queue before the outbox was full
 	Rejected        uint64                 `json:"rejected"`       // reports that the control center refused for good
 	Sessions        uint64                 `json:"sessions"`       // connections made since the start
+	Reopened        uint64                 `json:"reopened"`       // push streams that fell silent and were opened again
 	Failures        uint64                 `json:"failures"`       // connections lost or failed since the start
 	Refused         uint64                 `json:"refused"`        // lists and deltas refused since the start
 	LastRefusal     string                 `json:"last_refusal,omitempty"`

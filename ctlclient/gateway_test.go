@@ -196,7 +196,7 @@ func TestGCR002_M66_AlertArrivesAtOnceAlsoOverADeadPath(t *testing.T) {
 		g.Raise(alert.Alert{Code: alert.AppBack})
 		time.Sleep(3 * time.Second)
 		got := c.of("T11")
-		if len(got) != 2 || got[1].at.Sub(raised) > time.Second || swallowed.Load() != 1 {
+		if len(got) != 2 || got[1].at.Sub(raised) > time.Second || swallowed.Load() < 1 {
 			t.Errorf("%d alerts, %d swallowed, the last after %v: want it within 1s by a fresh connection", len(got), swallowed.Load(), got[len(got)-1].at.Sub(raised))
 		}
 		if s := g.Status(); !s.Connected || s.Outbox[ClassAlert].Pending != 0 {

@@ -256,3 +256,7 @@ func EncodeExtension(m any) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// HeartbeatHeader is the HTTP field of a push stream's answer that says how
+// often it beats, in milliseconds.
+const HeartbeatHeader = "Yumen-Heartbeat-Ms"
