@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/control/idp"
@@ -78,6 +79,7 @@ type Server struct {
 	ready   chan struct{} // closed when every listener is open
 	started atomic.Bool
 	stats   counters
+	pushed  *prometheus.HistogramVec
 }
 
 // Addrs are the addresses that a running server listens on.
@@ -101,7 +103,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, profile: wire.Profile{Strict: cfg.StrictWire}, feed: newFeed(),
+	s := &Server{cfg: cfg, log: cfg.Logger, profile: wire.Profile{Strict: cfg.StrictWire}, feed: newFeed(), pushed: newPushLatency(),
 		applied: make(chan struct{}), ready: make(chan struct{})}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make control center: %w", err)

@@ -103,6 +103,9 @@ func (s *Server) ack(_ context.Context, c *call) answer {
 	if m.Version > newest {
 		return refuse("T5", reason.MessageInvalid, "acknowledgement of a version that was never given")
 	}
+	if m.List == wire.GrantsList && m.Applied {
+		s.delivered(c.ID, m.Version)
+	}
 	s.hub.ack(c.ID, *m, s.cfg.Now())
 	return accept()
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -19,18 +20,26 @@ type hub struct {
 	depth int
 
 	mu    sync.Mutex
-	ring  []*model.Change // guarded by mu; ascending revisions, immutable
-	floor uint64          // guarded by mu; streams below it must pull
-	wake  chan struct{}   // guarded by mu; closed at each change
-	acked chan struct{}   // guarded by mu; closed at each acknowledgement and at each end of a stream
+	ring  []published   // guarded by mu; ascending revisions, immutable
+	floor uint64        // guarded by mu; streams below it must pull
+	wake  chan struct{} // guarded by mu; closed at each change
+	acked chan struct{} // guarded by mu; closed at each acknowledgement and at each end of a stream
 	links map[string]*link
 	lost  uint64 // guarded by mu; streams that fell behind the ring
+}
+
+// published is a change with the time of its publication, on the monotonic
+// clock.
+type published struct {
+	*model.Change
+	at time.Time
 }
 
 // link is one gateway as the control center sees it.
 type link struct {
 	streams      int
 	attached     uint64    // streams so far
+	since        time.Time // when the first of the open streams began, on the monotonic clock
 	identified   time.Time // last good T4
 	status       time.Time // last T10
 	alert        time.Time // last T11
@@ -63,7 +72,7 @@ func (h *hub) publish(c *model.Change) {
 		h.floor = h.ring[drop-1].Rev
 		h.ring = slices.Delete(h.ring, 0, drop)
 	}
-	h.ring = append(h.ring, c)
+	h.ring = append(h.ring, published{c, time.Now()})
 	close(h.wake)
 	h.wake = make(chan struct{})
 }
@@ -77,20 +86,12 @@ func (h *hub) after(rev uint64) (*model.Change, <-chan struct{}, error) {
 		h.lost++
 		return nil, nil, store.ErrCompacted
 	}
-	i, found := slices.BinarySearchFunc(h.ring, rev, func(c *model.Change, rev uint64) int {
-		switch {
-		case c.Rev < rev:
-			return -1
-		case c.Rev > rev:
-			return 1
-		}
-		return 0
-	})
+	i, found := slices.BinarySearchFunc(h.ring, rev, func(c published, rev uint64) int { return cmp.Compare(c.Rev, rev) })
 	if found {
 		i++
 	}
 	if i < len(h.ring) {
-		return h.ring[i], nil, nil
+		return h.ring[i].Change, nil, nil
 	}
 	return nil, h.wake, nil
 }
@@ -123,7 +124,9 @@ func (h *hub) forget(gateway string) {
 func (h *hub) attach(gateway string) (newest func() bool) {
 	var n uint64
 	h.with(gateway, func(l *link) {
-		l.streams++
+		if l.streams++; l.streams == 1 {
+			l.since = time.Now()
+		}
 		l.attached++
 		n = l.attached
 	})
@@ -136,6 +139,23 @@ func (h *hub) attach(gateway string) (newest func() bool) {
 func (h *hub) detach(gateway string) {
 	h.with(gateway, func(l *link) { l.streams-- })
 	h.signal()
+}
+
+// tookTo returns how long the change to version has been under way to gateway,
+// on the monotonic clock. It is false when it was no news of the open stream,
+// or was acknowledged before.
+func (h *hub) tookTo(gateway string, version uint64) (took time.Duration, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.links[gateway]
+	if l == nil || l.streams == 0 || l.acks[wire.GrantsList].version >= version {
+		return 0, false
+	}
+	i, found := slices.BinarySearchFunc(h.ring, version, func(c published, rev uint64) int { return cmp.Compare(c.Rev, rev) })
+	if !found || h.ring[i].at.Before(l.since) {
+		return 0, false
+	}
+	return time.Since(h.ring[i].at), true
 }
 
 func (h *hub) ack(gateway string, a wire.Ack, now time.Time) {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -10,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/yumen-zt/yumen/internal/alert"
 )
 
 // collector shows [Server.Status] as metrics, read when somebody asks.
@@ -77,10 +80,35 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
+// lateAfter is the delay that clause 7.2 allows a message.
+const lateAfter = 3 * time.Second
+
+// newPushLatency returns the histogram of pushed changes, from the commit to the
+// gateway's acknowledgement.
+func newPushLatency() *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "yumen_link_latency_seconds", Help: "Messages of a link: made to answered (§7.2: at most 3 s).",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2, lateAfter.Seconds(), 5, 10, 30},
+	}, []string{"link", "table"})
+}
+
+// delivered times a change of the grants that a gateway has acknowledged. A
+// change that was committed before its stream was open is not timed.
+func (s *Server) delivered(gateway string, version uint64) {
+	took, ok := s.hub.tookTo(gateway, version)
+	if !ok {
+		return
+	}
+	s.pushed.WithLabelValues("control-gateway", "T7").Observe(took.Seconds())
+	if took >= lateAfter {
+		s.cfg.Alerts.Raise(alert.Alert{Code: alert.DeliveryLate, Time: s.cfg.Now(), Detail: fmt.Sprintf("change %d took %d ms to %s", version, took.Milliseconds(), gateway)})
+	}
+}
+
 // serveMetrics serves /metrics on ln until ctx ends.
 func (s *Server) serveMetrics(ctx context.Context, ln net.Listener) error {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(collector{s}, s.pushed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}

@@ -40,6 +40,7 @@ type AgentConfig struct {
 
 	OnToken     func(Token)      // for each Table 18, whose token may be the last one again; must not block
 	OnResources func(*Resources) // for each Table 19 that differs from the last; must not block
+	Delivered   func(Delivery)   // for each message that was answered or failed; must not block
 	OnSignedOut func(error)      // the control center ended the sign-in; must not block
 
 	StateDir string       // for what must survive the process; default: nothing does
@@ -151,6 +152,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	a.reports.alert = a.alertMessage
 	a.reports.own = a.reports
 	a.reports.replied = a.replayed
+	a.reports.delivery.tell = cfg.Delivered
 	return a, nil
 }
 
@@ -362,20 +364,20 @@ func (r *Resources) dropBad(bad []wire.RowError) {
 
 // SendStatus sends Table 21 at once, past the outbox.
 func (a *Agent) SendStatus(ctx context.Context, m *wire.AgentStatus) error {
-	return a.send(ctx, "/status", m, false)
+	return a.send(ctx, "/status", m)
 }
 
 // SendAlert sends Table 22 at once, past the outbox.
 func (a *Agent) SendAlert(ctx context.Context, m *wire.AgentAlert) error {
-	return a.send(ctx, "/alerts", m, true)
+	return a.send(ctx, "/alerts", m)
 }
 
-func (a *Agent) send(ctx context.Context, path string, m wire.Message, hedge bool) error {
+func (a *Agent) send(ctx context.Context, path string, m wire.Message) error {
 	body, err := wire.Encode(m)
 	if err != nil {
 		return fmt.Errorf("make table %d: %w", m.Table(), err)
 	}
-	_, err = a.call.post(ctx, path, envelope.Header{MsgType: fmt.Sprintf("T%d", m.Table())}, body, hedge)
+	_, err = a.call.post(ctx, path, envelope.Header{MsgType: fmt.Sprintf("T%d", m.Table())}, body, true)
 	return err
 }
 

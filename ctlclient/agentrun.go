@@ -67,18 +67,7 @@ func (a *Agent) keepSession(ctx context.Context) {
 		a.status.Connected, a.status.LastError, a.status.NextTry = false, err.Error(), a.cfg.Now().Add(d)
 		a.status.Failures++
 		a.mu.Unlock()
-		a.wait(ctx, d)
-	}
-}
-
-// wait sleeps, but not past a sign-in or sign-out.
-func (a *Agent) wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	case <-a.changed:
+		a.reports.rest(ctx, d, a.changed)
 	}
 }
 
@@ -108,6 +97,8 @@ func (a *Agent) session(ctx context.Context, user string) (up bool, err error) {
 	a.mu.Lock()
 	a.status.Connected, a.status.LastError, a.status.NextTry = true, "", time.Time{}
 	a.mu.Unlock()
+	a.reports.delivery.up.Store(true)
+	defer a.reports.delivery.up.Store(false)
 	a.addStatus(ctx)
 	parts, ctx := errgroup.WithContext(ctx)
 	parts.Go(func() error {
@@ -144,7 +135,11 @@ func (a *Agent) report(ctx context.Context, user string) error {
 	a.mu.Lock()
 	method := a.method
 	a.mu.Unlock()
-	t, err := a.prove(ctx, user, method, nil)
+	var t Token
+	err := a.reports.delivery.time(ctx, "T16", func() (err error) {
+		t, err = a.prove(ctx, user, method, nil)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -196,7 +196,7 @@ func (c *caller) client(conf *tls.Config, fresh bool) *http.Client {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext: marked, TLSClientConfig: conf, TLSHandshakeTimeout: c.cfg.timeout, DisableCompression: true, DisableKeepAlives: fresh,
-			MaxIdleConns: 8, MaxIdleConnsPerHost: 8, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
+			MaxIdleConns: liveSlots, MaxIdleConnsPerHost: liveSlots, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
 			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
 		},
 	}

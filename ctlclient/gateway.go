@@ -45,6 +45,7 @@ type GatewayConfig struct {
 	Profile   wire.Profile    `yaml:"-"`
 	Outbox    Outbox          `yaml:"-"` // default: a [Durable] in StateDir/outbox; Run opens and closes one
 	Alerts    alert.Sink      `yaml:"-"` // takes the link's own alerts, and should lead back to Raise; default: Raise itself
+	Delivered func(Delivery)  `yaml:"-"` // for each message that was answered or failed; must not block
 	Usage     func() Usage    `yaml:"-"` // default: this host's, by a [Probe] on StateDir
 	Logger    *zap.Logger     `yaml:"-"` // default: none
 	Now       func() time.Time
@@ -174,6 +175,7 @@ func NewGateway(cfg GatewayConfig) (*Gateway, error) {
 	}
 	g.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T4": "/identity", "T10": "/status", "T11": "/alerts"})
 	g.reports.alert = g.alertMessage
+	g.reports.delivery.tell = cfg.Delivered
 	g.reports.own = cfg.Alerts
 	if cfg.Alerts == nil {
 		g.reports.own = g.reports

@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/alert"
@@ -30,11 +31,12 @@ type Report struct {
 	Body  jsontext.Value            `json:"body"`
 }
 
-// lateAfter is the delay that clause 7.2 allows a message.
-const lateAfter = 3 * time.Second
-
 // alertQueue is how many alerts may wait for the outbox.
 const alertQueue = 1024
+
+// liveSlots is how many live alerts may be on their way at once: on a path with
+// a round trip of a second one behind the other would be late.
+const liveSlots = 16
 
 // reporter keeps reports in the outbox and sends them while a session is up:
 // one stream a class in order, and live alerts ahead of the backlog.
@@ -49,8 +51,11 @@ type reporter struct {
 	// replied, if set, sees each answer.
 	replied func(*Report, *envelope.Message)
 
+	delivery deliveries
+
 	opened   chan struct{} // closed by open
-	queue    chan alert.Alert
+	queue    chan raised
+	urgent   chan struct{} // an alert came: who waits to connect should not; capacity 1
 	refused  atomic.Uint64 // alerts that found queue full
 	rejected atomic.Uint64 // reports that the control center refused for good
 	dropped  [NumClasses]atomic.Uint64
@@ -58,11 +63,19 @@ type reporter struct {
 	mu   sync.Mutex
 	wake [NumClasses]chan struct{} // guarded by mu; closed when a record came
 	sent map[string]time.Time      // guarded by mu; by type, when last acknowledged
-	late time.Time                 // guarded by mu; when lateness was last raised
+}
+
+// raised is an alert on its way to the outbox.
+type raised struct {
+	alert.Alert
+	at     time.Time // on the monotonic clock
+	outage bool
 }
 
 func newReporter(out Outbox, call *caller, log *zap.Logger, now func() time.Time, path map[string]string) *reporter {
-	r := &reporter{out: out, call: call, log: log, now: now, path: path, opened: make(chan struct{}), queue: make(chan alert.Alert, alertQueue), sent: map[string]time.Time{}}
+	r := &reporter{out: out, call: call, log: log, now: now, path: path, opened: make(chan struct{}), queue: make(chan raised, alertQueue),
+		urgent: make(chan struct{}, 1), sent: map[string]time.Time{}}
+	r.delivery.late = func(a alert.Alert) { r.own.Raise(a) }
 	for c := range r.wake {
 		r.wake[c] = make(chan struct{})
 	}
@@ -102,9 +115,13 @@ func (r *reporter) Raise(a alert.Alert) {
 		a.Time = r.now()
 	}
 	select {
-	case r.queue <- a:
+	case r.queue <- raised{a, time.Now(), !r.delivery.up.Load()}:
 	default:
 		r.refused.Add(1)
+	}
+	select {
+	case r.urgent <- struct{}{}:
+	default:
 	}
 }
 
@@ -128,25 +145,32 @@ func (r *reporter) pump(ctx context.Context) {
 	}
 }
 
-func (r *reporter) store(ctx context.Context, a alert.Alert) {
-	kind, m := r.alert(a)
-	if err := r.add(ctx, ClassAlert, kind, a.Time, nil, m); err != nil {
+func (r *reporter) store(ctx context.Context, a raised) {
+	kind, m := r.alert(a.Alert)
+	if err := r.put(ctx, ClassAlert, kind, a.Time, nil, m, begun{a.at, a.outage}); err != nil {
 		r.log.Error("alert not stored", zap.String("code", string(a.Code)), zap.Error(err))
 	}
 }
 
 // add puts a message into the outbox and wakes its sender.
 func (r *reporter) add(ctx context.Context, c Class, msgType string, at time.Time, ext map[string]jsontext.Value, m wire.Message) error {
+	return r.put(ctx, c, msgType, at, ext, m, begun{time.Now(), !r.delivery.up.Load()})
+}
+
+func (r *reporter) put(ctx context.Context, c Class, msgType string, at time.Time, ext map[string]jsontext.Value, m wire.Message, b begun) error {
 	body, err := wire.Encode(m)
 	if err != nil {
 		r.dropped[c].Add(1)
 		return fmt.Errorf("make report: %w", err)
 	}
-	payload, err := json.Marshal(Report{Type: msgType, MsgID: rand.Text(), At: at, Ext: ext, Body: body}, json.Deterministic(true))
+	id := rand.Text()
+	payload, err := json.Marshal(Report{Type: msgType, MsgID: id, At: at, Ext: ext, Body: body}, json.Deterministic(true))
 	if err == nil {
+		r.delivery.begin(id, b)
 		_, err = r.out.Append(ctx, c, payload)
 	}
 	if err != nil {
+		r.delivery.forget(id)
 		r.dropped[c].Add(1)
 		return fmt.Errorf("store report: %w", err)
 	}
@@ -172,7 +196,7 @@ func (r *reporter) streams() []func(context.Context) error {
 			if err := r.ready(ctx); err != nil {
 				return err
 			}
-			return r.stream(ctx, ClassAlert, live(), ^uint64(0))
+			return r.live(ctx, live())
 		},
 		func(ctx context.Context) error { // what waited
 			if err := r.ready(ctx); err != nil {
@@ -213,9 +237,6 @@ func (r *reporter) stream(ctx context.Context, c Class, after, last uint64) erro
 			if err := r.deliver(ctx, e); err != nil {
 				return err
 			}
-			if c == ClassAlert && last == ^uint64(0) {
-				r.checkLate(e)
-			}
 			after = e.Seq
 		}
 		if len(batch) > 0 {
@@ -232,6 +253,36 @@ func (r *reporter) stream(ctx context.Context, c Class, after, last uint64) erro
 	}
 }
 
+// live sends the alerts with Seq > after as they come, [liveSlots] at once, until
+// ctx ends or one of them fails.
+func (r *reporter) live(ctx context.Context, after uint64) error {
+	sending, ctx := errgroup.WithContext(ctx)
+	sending.SetLimit(liveSlots)
+	for ctx.Err() == nil {
+		woken := r.waiting(ClassAlert)
+		batch, err := r.out.Next(ClassAlert, after, 64)
+		if err != nil {
+			sending.Go(func() error { return fmt.Errorf("read outbox: %w", err) })
+			break
+		}
+		for _, e := range batch {
+			after = e.Seq
+			sending.Go(func() error { return r.deliver(ctx, e) })
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-woken:
+		}
+	}
+	if err := sending.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
 // deliver sends one record. What the control center refuses by a signed answer
 // is dropped and counted: sending it again would get the same answer.
 func (r *reporter) deliver(ctx context.Context, e Entry) error {
@@ -241,11 +292,12 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 		r.log.Error("report of the outbox cannot be read", zap.Stringer("class", e.Class), zap.Uint64("seq", e.Seq))
 		return r.out.Ack(e.Class, e.Seq)
 	}
-	answer, err := r.call.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, e.Class == ClassAlert)
+	answer, err := r.call.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, true)
 	var no *RefusedError
 	switch {
 	case errors.As(err, &no):
 		r.rejected.Add(1)
+		r.delivery.forget(p.MsgID)
 		r.log.Error("report refused by the control center", zap.String("type", p.Type), zap.String("result", no.Result))
 		if e.Class != ClassAlert { // an alert about an alert could go round for ever
 			r.own.Raise(alert.Alert{Code: alert.MessageRefused, Reason: no.Reason, Detail: no.Error()})
@@ -257,30 +309,12 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 		r.mu.Lock()
 		r.sent[p.Type] = now
 		r.mu.Unlock()
+		r.delivery.done(&p)
 		if r.replied != nil {
 			r.replied(&p, answer)
 		}
 	}
 	return r.out.Ack(e.Class, e.Seq)
-}
-
-// checkLate raises an alert when a live alert took longer than clause 7.2
-// allows; at most one a minute, for it is an alert itself.
-func (r *reporter) checkLate(e Entry) {
-	now := r.now()
-	delay := now.Sub(e.At)
-	if delay <= lateAfter {
-		return
-	}
-	r.mu.Lock()
-	due := now.Sub(r.late) >= time.Minute
-	if due {
-		r.late = now
-	}
-	r.mu.Unlock()
-	if due {
-		r.own.Raise(alert.Alert{Code: alert.DeliveryLate, Detail: fmt.Sprintf("an alert took %d ms", delay.Milliseconds())})
-	}
 }
 
 // lastSent returns when a report of this type was acknowledged last.

@@ -72,7 +72,7 @@ func (g *Gateway) Resolve(ctx context.Context, issuer, subj string) (userID stri
 	} else if ok && known.userID == "" && age < subjectUnknown {
 		return "", reason.SubjectUnmapped
 	}
-	ctx, cancel := context.WithTimeout(ctx, lateAfter)
+	ctx, cancel := context.WithTimeout(ctx, LateAfter)
 	defer cancel()
 	userID, err := g.ask(ctx, q)
 	var no *RefusedError
@@ -95,7 +95,7 @@ func (g *Gateway) ask(ctx context.Context, q wire.SubjectQuery) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	m, err := g.call.post(ctx, "/subjects", envelope.Header{MsgType: wire.TypeSubject}, body, false)
+	m, err := g.call.post(ctx, "/subjects", envelope.Header{MsgType: wire.TypeSubject}, body, true)
 	if err != nil {
 		return "", err
 	}

@@ -68,7 +68,7 @@ func (g *Gateway) keepSession(ctx context.Context) {
 			s.Connected, s.Push, s.LastError, s.NextTry = false, false, err.Error(), g.cfg.Now().Add(d)
 			s.Failures++
 		})
-		sleep(ctx, d)
+		g.reports.rest(ctx, d, nil)
 	}
 	g.set(func(s *GatewayStatus) { s.Connected, s.Push = false, false })
 }
@@ -92,6 +92,8 @@ func (g *Gateway) session(ctx context.Context, onUp func()) (up bool, err error)
 		s.Sessions++
 	})
 	g.log.Info("control link up", zap.String("control_id", g.cfg.ControlID))
+	g.reports.delivery.up.Store(true)
+	defer g.reports.delivery.up.Store(false)
 	onUp()
 	if again { // what the control center knows of us is from before the outage
 		g.addStatus(ctx, "run")
@@ -119,7 +121,11 @@ func (g *Gateway) identify(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make table 4: %w", err)
 	}
-	if _, err := g.call.post(ctx, "/identity", envelope.Header{MsgType: "T4", Ext: g.versionsExt()}, body, true); err != nil {
+	err = g.reports.delivery.time(ctx, "T4", func() error {
+		_, err := g.call.post(ctx, "/identity", envelope.Header{MsgType: "T4", Ext: g.versionsExt()}, body, true)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	g.set(func(s *GatewayStatus) { s.LastIdentity = g.cfg.Now() })
@@ -224,7 +230,7 @@ func (g *Gateway) acknowledge(ctx context.Context, acks <-chan wire.Ack) error {
 			if err != nil {
 				return err
 			}
-			_, err = g.call.post(ctx, "/acks", envelope.Header{MsgType: wire.TypeAck}, body, false)
+			_, err = g.call.post(ctx, "/acks", envelope.Header{MsgType: wire.TypeAck}, body, true)
 			var no *RefusedError
 			if errors.As(err, &no) {
 				g.log.Warn("acknowledgement refused", zap.Uint64("version", a.Version), zap.String("result", no.Result))

@@ -261,7 +261,7 @@ func (g *Gateway) connect(cfg *Config) error {
 	}
 	lc := ctlclient.GatewayConfig{
 		URL: cfg.Control.URL, DeviceName: cfg.Name, StateDir: cfg.StateDir, GatewayID: g.id, DeviceID: g.device,
-		Keys: g.keys, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now,
+		Keys: g.keys, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now, Delivered: linkLatency(g.registry),
 	}
 	if lc.Port, err = net.LookupPort("tcp", port); err != nil {
 		return fmt.Errorf("listen[0]: %w", err)
