@@ -18,6 +18,7 @@ import (
 
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/gateway/listen"
 	"github.com/yumen-zt/yumen/proxy"
 	"github.com/yumen-zt/yumen/proxy/login"
@@ -36,6 +37,7 @@ type Config struct {
 	Listen       []string          `yaml:"listen"`       // addresses of the one port; default [":8443"]
 	Keys         KeysConfig        `yaml:"keys"`         // what `yumen enroll` wrote
 	Certificates []CertificateFile `yaml:"certificates"` // for the hosts of applications; default: the key "tls"
+	Crypto       CryptoConfig      `yaml:"crypto"`       // which protocols are served
 	Limits       listen.Limits     `yaml:"limits"`       // before authentication
 
 	Control *ControlConfig `yaml:"control"` // the control center; default: lists come from files
@@ -64,10 +66,24 @@ type KeysConfig struct {
 }
 
 // CertificateFile is one certificate for applications' hosts, chosen by the
-// names in it.
+// names in it: for TLS, for TLCP, or for both.
 type CertificateFile struct {
-	CertFile string `yaml:"cert_file"` // PEM, leaf first
-	KeyFile  string `yaml:"key_file"`  // PEM, mode 0600
+	CertFile     string `yaml:"cert_file"`      // PEM, leaf first
+	KeyFile      string `yaml:"key_file"`       // PEM, mode 0600
+	SignCertFile string `yaml:"sign_cert_file"` // of the TLCP pair: PEM, leaf first
+	SignKeyFile  string `yaml:"sign_key_file"`
+	EncCertFile  string `yaml:"enc_cert_file"`
+	EncKeyFile   string `yaml:"enc_key_file"`
+}
+
+func (f *CertificateFile) paths() []*string {
+	return []*string{&f.CertFile, &f.KeyFile, &f.SignCertFile, &f.SignKeyFile, &f.EncCertFile, &f.EncKeyFile}
+}
+
+// CryptoConfig says which protocols and algorithms there are.
+type CryptoConfig struct {
+	Profile    profile.Profile `yaml:"profile"`     // gm, mixed or intl; default mixed
+	PreferTLCP bool            `yaml:"prefer_tlcp"` // end TLS with browsers that can speak TLCP, so that they do; default false
 }
 
 // ControlConfig is the link to a control center.
@@ -160,8 +176,9 @@ func (c *Config) complete() {
 	at(&c.Admin.Socket, filepath.Join(c.StateDir, "admin.sock"))
 	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
 	for i := range c.Certificates {
-		at(&c.Certificates[i].CertFile, "")
-		at(&c.Certificates[i].KeyFile, "")
+		for _, p := range c.Certificates[i].paths() {
+			at(p, "")
+		}
 	}
 	if c.Lists != nil {
 		at(&c.Lists.Grants, "")
@@ -210,9 +227,10 @@ func (c *Config) Validate() error {
 	}
 	lines("limits.", c.Limits.Validate())
 	for i, f := range c.Certificates {
-		if f.CertFile == "" || f.KeyFile == "" {
-			fault(fmt.Sprintf("certificates[%d]", i), "cert_file and key_file go together")
-		}
+		c.certificateFaults(fmt.Sprintf("certificates[%d]", i), f, fault)
+	}
+	if err := c.Crypto.Profile.Check(); err != nil {
+		fault("crypto.profile", "%w", err)
 	}
 	switch {
 	case c.Control == nil && c.Lists == nil:
@@ -259,6 +277,24 @@ func (c *Config) Validate() error {
 		fault("log.level", "%q is none of debug, info, warn, error", c.Log.Level)
 	}
 	return errors.Join(errs...)
+}
+
+func (c *Config) certificateFaults(at string, f CertificateFile, fault func(path, format string, args ...any)) {
+	pair := []string{f.SignCertFile, f.SignKeyFile, f.EncCertFile, f.EncKeyFile}
+	given := 0
+	for _, p := range pair {
+		if p != "" {
+			given++
+		}
+	}
+	switch {
+	case (f.CertFile == "") != (f.KeyFile == ""):
+		fault(at, "cert_file and key_file go together")
+	case given != 0 && given != len(pair):
+		fault(at, "sign_cert_file, sign_key_file, enc_cert_file and enc_key_file go together")
+	case f.CertFile == "" && given == 0:
+		fault(at, "names no certificate (give cert_file and key_file, the four files of a TLCP pair, or both)")
+	}
 }
 
 // ownHosts wants the gateway's own hosts apart from each other and from those

@@ -6,6 +6,7 @@
 //	config.go        the configuration file
 //	gateway.go       build and run
 //	site.go          what a reload replaces: applications, certificates, sign-in
+//	certificates.go  which certificate for which name
 //	lists.go         walk (c): verified lists → access
 //	alerts.go        walk (d): alerts → log, control center, agents
 //	authenticate.go  who sends a request
@@ -145,7 +146,7 @@ func (g *Gateway) identify(cfg *Config) error {
 		return err
 	}
 	g.keys, g.id, g.device = keys, id.Gateway, id.Device
-	need := []string{keystore.TLS, keystore.Enc}
+	need := []string{keystore.TLS, keystore.Enc, keystore.TLCPSign, keystore.TLCPEnc}
 	if cfg.Control != nil || cfg.AppLink != nil {
 		need = append(need, keystore.Sign)
 	}

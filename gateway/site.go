@@ -1,15 +1,10 @@
 package gateway
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/yumen-zt/yumen/access/policy"
@@ -77,16 +72,10 @@ func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
 			return nil, err
 		}
 	}
-	certs, err := g.certificates(cfg, s.keys)
-	if err != nil {
+	if s.faces, s.ends, err = g.newFaces(cfg, s.keys); err != nil {
 		return nil, err
 	}
-	roots, err := s.keys.TLSRoots()
-	if err != nil {
-		return nil, err
-	}
-	s.ends = certs.ends
-	s.faces = &listen.Faces{Certificate: certs.pick, Demand: s.demands, ClientRoots: roots}
+	s.faces.Demand = s.demands
 	return s, nil
 }
 
@@ -124,109 +113,6 @@ func (s *site) policyApps() []policy.App {
 		out = append(out, policy.App{ID: a.ID, Level: a.Level, RefuseBrowser: a.RefuseBrowser})
 	}
 	return out
-}
-
-// certificateSet chooses a certificate by server name.
-type certificateSet struct {
-	byName map[string]*tls.Certificate // exact names and "*.example" patterns
-	own    *tls.Certificate            // the gateway's, for every other name and for none
-	ends   map[string]time.Time
-}
-
-// private refuses a key file that others may read.
-func private(at, file string) error {
-	if file == "" {
-		return nil
-	}
-	fi, err := os.Stat(file)
-	if err != nil {
-		return fmt.Errorf("%s: %w", at, err)
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s: mode %v of %s lets others read it (chmod 600 it)", at, fi.Mode().Perm(), file)
-	}
-	return nil
-}
-
-func (g *Gateway) certificates(cfg *Config, keys *keystore.Store) (*certificateSet, error) {
-	own, err := keys.TLSCertificate(keystore.TLS)
-	if err != nil {
-		return nil, err
-	}
-	own = listen.Bounded(own)
-	set := &certificateSet{byName: map[string]*tls.Certificate{}, own: &own, ends: map[string]time.Time{cfg.Keys.Dir: own.Leaf.NotAfter}}
-	for i, f := range cfg.Certificates {
-		if err := private(fmt.Sprintf("certificates[%d].key_file", i), f.KeyFile); err != nil {
-			return nil, err
-		}
-		pair, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("certificates[%d]: %w", i, err)
-		}
-		leaf, err := x509.ParseCertificate(pair.Certificate[0])
-		if err != nil {
-			return nil, fmt.Errorf("certificates[%d]: %w", i, err)
-		}
-		if g.now().After(leaf.NotAfter) {
-			return nil, fmt.Errorf("certificates[%d]: %s expired on %s", i, f.CertFile, leaf.NotAfter.Format("2006-01-02"))
-		}
-		if len(leaf.DNSNames) == 0 {
-			return nil, fmt.Errorf("certificates[%d]: %s names no host (subject alternative names are needed)", i, f.CertFile)
-		}
-		pair = listen.Bounded(pair)
-		set.ends[f.CertFile] = leaf.NotAfter
-		for _, n := range leaf.DNSNames {
-			set.byName[strings.ToLower(n)] = &pair
-		}
-	}
-	return set, nil
-}
-
-func (c *certificateSet) pick(name string) (*tls.Certificate, error) {
-	if cert, ok := c.byName[name]; ok {
-		return cert, nil
-	}
-	if _, parent, ok := strings.Cut(name, "."); ok {
-		if cert, ok := c.byName["*."+parent]; ok {
-			return cert, nil
-		}
-	}
-	return c.own, nil
-}
-
-// certificateWarning is how long before its end a certificate is reported, and
-// how often.
-const (
-	certificateWarning = 14 * 24 * time.Hour
-	certificateCheck   = 6 * time.Hour
-)
-
-// watchCertificates reports certificates that end soon, until ctx is done.
-func (g *Gateway) watchCertificates(ctx context.Context) error {
-	tick := time.NewTicker(certificateCheck)
-	defer tick.Stop()
-	for {
-		if soon := g.site.Load().endSoon(g.now()); len(soon) > 0 {
-			g.alerts.Raise(alert.Alert{Code: alert.CertExpiring, Detail: strings.Join(soon, "; ")})
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// endSoon names the certificates that need to be renewed.
-func (s *site) endSoon(now time.Time) []string {
-	var soon []string
-	for at, end := range s.ends {
-		if end.Sub(now) < certificateWarning {
-			soon = append(soon, fmt.Sprintf("%s: until %s", at, end.UTC().Format(time.RFC3339)))
-		}
-	}
-	slices.Sort(soon)
-	return soon
 }
 
 // Reload reads the file again and puts the new site in place of the old one.

@@ -53,7 +53,7 @@ func (h *Hello) extension(kind uint16, body cursor) bool {
 		for len(list.b) > 0 {
 			t := list.u8()
 			name := list.vector16()
-			if list.b == nil {
+			if list.b == nil || len(name) > 255 { // no host name is longer
 				return false
 			}
 			if t == 0 && h.ServerName == "" {

@@ -48,6 +48,25 @@ type Pair struct {
 	encPublic         *ecdh.PublicKey
 	message           [][]byte // what goes into the Certificate message
 	issuers           [][]byte // of every certificate that is sent
+	gate              func(func())
+}
+
+// WithGate returns a copy of p that makes each operation of its two private
+// keys (signing, decrypting, agreeing on keys) inside gate, which must call its
+// argument once and may wait first: so a server bounds how many run at once.
+func (p *Pair) WithGate(gate func(func())) *Pair {
+	c := *p
+	c.gate = gate
+	return &c
+}
+
+// keyOperation runs f, which uses a private key of p.
+func (p *Pair) keyOperation(f func()) {
+	if p.gate == nil {
+		f()
+		return
+	}
+	p.gate(f)
 }
 
 // NewPair makes a pair of two certificates in any order: which is which is
@@ -138,8 +157,9 @@ func belongs(leaf *smx509.Certificate, key crypto.PublicKey) error {
 }
 
 // sign makes an SM2 signature with SM3 and the default identifier over msg.
-func (p *Pair) sign(cfg *Config, msg []byte) ([]byte, error) {
-	return p.signer.Sign(cfg.rand(), msg, sm2.DefaultSM2SignerOpts)
+func (p *Pair) sign(cfg *Config, msg []byte) (sig []byte, err error) {
+	p.keyOperation(func() { sig, err = p.signer.Sign(cfg.rand(), msg, sm2.DefaultSM2SignerOpts) })
+	return sig, err
 }
 
 func verifySignature(cert *smx509.Certificate, msg, sig []byte) bool {

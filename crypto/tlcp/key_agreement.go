@@ -58,7 +58,8 @@ func agree(p *Pair, ephemeral *ecdh.PrivateKey, peerEnc *smx509.Certificate, pee
 	if err != nil {
 		return nil, err
 	}
-	shared, err := p.agreer.SM2MQV(ephemeral, static, point)
+	var shared *ecdh.PublicKey
+	p.keyOperation(func() { shared, err = p.agreer.SM2MQV(ephemeral, static, point) })
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,9 @@ func openPremaster(rand io.Reader, p *Pair, body []byte, helloVersion uint16) ([
 	if der == nil {
 		return secret, nil
 	}
-	plain, err := p.decrypter.Decrypt(rand, der, sm2.ASN1DecrypterOpts)
+	var plain []byte
+	var err error
+	p.keyOperation(func() { plain, err = p.decrypter.Decrypt(rand, der, sm2.ASN1DecrypterOpts) })
 	if err != nil || len(plain) != premasterLen {
 		return secret, nil
 	}

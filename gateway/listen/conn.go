@@ -1,7 +1,6 @@
 package listen
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"net/netip"
@@ -13,13 +12,23 @@ import (
 // proved its key in the handshake, nil without a client certificate; never
 // another certificate of the chain.
 type Conn struct {
-	*tls.Conn
+	net.Conn // *tls.Conn or *tlcp.Conn: what is read and written is in the clear
 	Protocol policy.Protocol
 	Suite    string
 	SNI      string
 	ALPN     string
 	Peer     *x509.Certificate
 	Remote   netip.AddrPort
+
+	offered string // what the client offered, of a handshake that failed
+}
+
+// NetConn returns the connection below the protocol, as [tls.Conn.NetConn] does.
+func (c *Conn) NetConn() net.Conn {
+	if u, ok := c.Conn.(interface{ NetConn() net.Conn }); ok {
+		return u.NetConn()
+	}
+	return nil
 }
 
 // TCP returns the socket of conn, however many layers stand on it, or nil.

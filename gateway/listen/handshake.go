@@ -2,26 +2,20 @@ package listen
 
 import (
 	"context"
-	"crypto"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/crypto/hello"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/alert"
-	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
@@ -72,172 +66,129 @@ func (p *Port) safely(tcp *net.TCPConn, remote netip.AddrPort) (c *Conn, err err
 	return p.handshake(tcp, remote)
 }
 
-// handshake peeks the hello, chooses the face and handshakes. On an error after
-// the peek it returns what is known of the connection, too.
-func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort) (*Conn, error) {
-	now := time.Now()
-	if err := tcp.SetReadDeadline(now.Add(p.cfg.Limits.Hello)); err != nil {
-		return nil, err
+// handshake peeks the hello, chooses the protocol and the face and handshakes.
+// On an error it returns what is known of the connection, too.
+func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort) (c *Conn, err error) {
+	c = &Conn{Remote: remote}
+	if err := tcp.SetReadDeadline(time.Now().Add(p.cfg.Limits.Hello)); err != nil {
+		return c, err
 	}
 	h, err := hello.Read(tcp)
 	if err != nil {
-		return nil, err
-	}
-	c := &Conn{SNI: canonicalName(h.ServerName), Remote: remote}
-	switch v := h.Newest(); {
-	case v == hello.VersionTLCP:
-		return c, fault(reason.ProtocolRefused, "TLCP is not enabled")
-	case v < hello.VersionTLS12:
-		return c, fault(reason.TLSVersion, "offered at most 0x%04x", v)
-	}
-	if err := tcp.SetDeadline(time.Now().Add(p.cfg.Limits.Handshake)); err != nil {
+		if _, read := errors.AsType[*hello.Error](err); read {
+			sendAlert(tcp, h, alertDecode)
+		}
 		return c, err
 	}
-	c.Conn = tls.Server(hello.Replay(tcp, h.Raw), p.faces.Load().choose(h))
-	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Limits.Handshake)
+	c.SNI, c.Protocol = canonicalName(h.ServerName), protocolOf(h.Newest())
+	defer func() {
+		if err != nil {
+			c.offered = h.Describe()
+		}
+	}()
+	f := p.faces.Load()
+	if no := f.admits(h); no != nil {
+		sendAlert(tcp, h, no.alert)
+		return c, no.cause
+	}
+	now := time.Now()
+	if err := tcp.SetDeadline(now.Add(p.cfg.Limits.Handshake)); err != nil {
+		return c, err
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), now.Add(p.cfg.Limits.Handshake))
 	defer cancel()
-	if err := c.HandshakeContext(ctx); err != nil {
+	if h.TLCP() {
+		err = c.serveTLCP(ctx, hello.Replay(tcp, h.Raw), f.choose(h).tlcp.config(now))
+	} else {
+		err = c.serveTLS(ctx, hello.Replay(tcp, h.Raw), f.choose(h).tls)
+	}
+	if err != nil {
 		return c, err
-	}
-	s := c.ConnectionState()
-	c.ALPN, c.Suite, c.Protocol = s.NegotiatedProtocol, tls.CipherSuiteName(s.CipherSuite), policy.TLS12
-	if s.Version == tls.VersionTLS13 {
-		c.Protocol = policy.TLS13
-	}
-	if len(s.PeerCertificates) > 0 {
-		c.Peer = s.PeerCertificates[0]
 	}
 	return c, tcp.SetDeadline(time.Time{})
 }
 
-// failed names why there is no connection: in the metric, the log, the audit
-// and, over plain HTTP, to the client.
-func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err error) {
-	r := classify(err)
-	protocol := policy.Protocol(0)
-	p.metrics.handshake(protocol, r)
-	if r == reason.PlainHTTP {
-		_ = tcp.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = io.WriteString(tcp, plainAnswer) // a courtesy: the connection ends either way
-		_ = tcp.CloseWrite()
+func (c *Conn) serveTLS(ctx context.Context, below net.Conn, cfg *tls.Config) error {
+	t := tls.Server(below, cfg)
+	c.Conn = t
+	if err := t.HandshakeContext(ctx); err != nil {
+		return err
 	}
-	tcp.Close()
-	if r == reason.ClientGone {
-		return // a probe or a health check that said nothing
+	s := t.ConnectionState()
+	c.ALPN, c.Suite, c.Protocol = s.NegotiatedProtocol, tls.CipherSuiteName(s.CipherSuite), protocolOf(s.Version)
+	if len(s.PeerCertificates) > 0 {
+		c.Peer = s.PeerCertificates[0]
 	}
-	sni := ""
-	if c != nil {
-		sni = c.SNI
-	}
-	if ce := p.cfg.Logger.Check(zap.DebugLevel, "handshake failed"); ce != nil {
-		ce.Write(zap.Stringer("reason", r), zap.Stringer("remote_addr", remote), zap.String("server_name", sni), zap.Error(err))
-	}
-	switch r {
-	case reason.ClientCertAbsent, reason.ClientCertBad, reason.ClientCertGone:
-		p.cfg.Audit.Write(&audit.Record{
-			Time: p.cfg.Now(), Kind: audit.Login, GatewayID: p.cfg.GatewayID, Object: sni,
-			Remote: remote.String(), Result: r.String(), Code: r, Detail: err.Error(),
-		})
-	}
-	p.cfg.Alerts.Raise(alert.Alert{Code: alert.HandshakeFaults, Reason: r, Remote: remote.Addr().String(), Detail: sni})
+	return nil
 }
 
-const plainAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" +
-	"YM-105 This port speaks TLS: use https. 该端口使用 TLS，请通过 https 访问。\n"
+func (c *Conn) serveTLCP(ctx context.Context, below net.Conn, cfg *tlcp.Config) error {
+	t := tlcp.Server(below, cfg)
+	c.Conn = t
+	if err := t.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	s := t.ConnectionState()
+	c.ALPN, c.Suite, c.Protocol = s.NegotiatedProtocol, tlcp.CipherSuiteName(s.CipherSuite), policy.TLCP
+	if s.PeerSign != nil {
+		c.Peer = tlcp.X509(s.PeerSign)
+	}
+	return nil
+}
 
-// classify gives a failed handshake its reason.
-func classify(err error) reason.Reason {
-	var f *hello.Error
-	var invalid x509.CertificateInvalidError
-	var unknown x509.UnknownAuthorityError
-	var verify *tls.CertificateVerificationError
+func protocolOf(version uint16) policy.Protocol {
+	switch version {
+	case hello.VersionTLCP:
+		return policy.TLCP
+	case hello.VersionTLS12:
+		return policy.TLS12
+	case hello.VersionTLS13:
+		return policy.TLS13
+	}
+	return policy.Unknown
+}
+
+// refusal is a hello that is understood and not served.
+type refusal struct {
+	cause error // a hello.Error
+	alert byte
+}
+
+// admits says which protocols are served at all; nil: this one is.
+func (f *Faces) admits(h *hello.Hello) *refusal {
+	no := func(alert byte, r reason.Reason, detail string) *refusal {
+		return &refusal{fault(r, "%s", detail), alert}
+	}
 	switch {
-	case errors.As(err, &f):
-		return f.Reason
-	case errors.As(err, &invalid):
-		if invalid.Reason == x509.Expired {
-			return reason.ClientCertGone
-		}
-		return reason.ClientCertBad
-	case errors.As(err, &unknown), errors.As(err, &verify):
-		return reason.ClientCertBad
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return reason.HelloTimeout
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrUnexpectedEOF):
-		return reason.ClientGone
+	case h.TLCP() && f.NoTLCP:
+		return no(alertVersion, reason.TLCPRefused, "the profile is intl: TLS only")
+	case h.TLCP() && f.Pair == nil:
+		return no(alertVersion, reason.TLCPRefused, "there are no TLCP certificates")
+	case h.TLCP():
+		return nil
+	case f.NoTLS:
+		return no(alertVersion, reason.TLSRefused, "the profile is gm: TLCP only")
+	case h.Newest() < hello.VersionTLS12:
+		return no(alertVersion, reason.TLSVersion, fmt.Sprintf("offered at most 0x%04x", h.Newest()))
+	case f.PreferTLCP && f.Pair != nil && h.ListsTLCP():
+		return no(alertHandshake, reason.TLCPPreferred, "the client also speaks TLCP")
 	}
-	switch s := err.Error(); {
-	case strings.Contains(s, "didn't provide a certificate"):
-		return reason.ClientCertAbsent
-	case strings.Contains(s, "unsupported application protocols"):
-		return reason.ALPNRefused
-	case strings.Contains(s, "no certificate for"):
-		return reason.SNIUnknown
-	case strings.Contains(s, "invalid signature by the client certificate"), strings.Contains(s, "failed to parse certificate"):
-		return reason.ClientCertBad
-	case strings.Contains(s, "connection reset"), strings.Contains(s, "broken pipe"):
-		return reason.ClientGone
-	}
-	return reason.HandshakeFailed
+	return nil
 }
 
-// choose picks the face for a hello. Each face has one tls.Config for its whole
-// life, so that session tickets of one face and set of client authorities are
-// of no use to another.
-func (f *Faces) choose(h *hello.Hello) *tls.Config {
-	f.once.Do(f.build)
-	if slices.Contains(h.ALPN, Tunnel) {
-		return f.tunnel
-	}
-	if f.Demand != nil && f.Demand(canonicalName(h.ServerName)) {
-		return f.device
-	}
-	return f.open
-}
+// Alerts of TLS and TLCP that are sent before either stack has begun.
+const (
+	alertHandshake = 40
+	alertDecode    = 50
+	alertVersion   = 70
+)
 
-func (f *Faces) build() {
-	roots := f.ClientRoots
-	if roots == nil {
-		roots = x509.NewCertPool() // nobody is accepted, instead of everybody that the system trusts
+// sendAlert tells a client that spoke TLS or TLCP why it is refused.
+func sendAlert(tcp *net.TCPConn, h *hello.Hello, alert byte) {
+	const handshake, fatal, alertType = 22, 2, 21
+	if len(h.Raw) < 3 || h.Raw[0] != handshake {
+		return
 	}
-	base := &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return f.Certificate(canonicalName(h.ServerName))
-		},
-		// TLS 1.2 keeps only forward-secret AEAD suites.
-		CipherSuites: []uint16{
-			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-		},
-		NextProtos: []string{HTTP2, HTTP1},
-		ClientCAs:  roots,
-	}
-	f.open = base
-	f.device = base.Clone()
-	f.device.ClientAuth = tls.RequireAndVerifyClientCert
-	f.tunnel = f.device.Clone()
-	f.tunnel.NextProtos = []string{Tunnel}
-	f.tunnel.DynamicRecordSizingDisabled = true // tunnels carry their own records
-}
-
-// canonicalName is a server name as certificates and routes spell it.
-func canonicalName(s string) string { return strings.TrimSuffix(strings.ToLower(s), ".") }
-
-// Bounded returns cert with its private key behind the semaphore of the
-// process: a flood of handshakes waits there, not on the processors.
-func Bounded(cert tls.Certificate) tls.Certificate {
-	if s, ok := cert.PrivateKey.(crypto.Signer); ok {
-		cert.PrivateKey = boundedSigner{s}
-	}
-	return cert
-}
-
-type boundedSigner struct{ crypto.Signer }
-
-func (s boundedSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	signers <- struct{}{}
-	defer func() { <-signers }()
-	return s.Signer.Sign(rand, digest, opts)
+	_ = tcp.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = tcp.Write([]byte{alertType, h.Raw[1], h.Raw[2], 0, 2, fatal, alert}) // a courtesy: the connection ends either way
 }

@@ -15,12 +15,9 @@ package listen
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,6 +101,8 @@ func (l Limits) withDefaults() Limits {
 type Port struct {
 	cfg     Config
 	faces   atomic.Pointer[Faces] // loaded once a handshake
+	tlcp    *sessions
+	told    quiet
 	half    *halfOpen
 	metrics *metrics
 	slots   chan struct{} // one a connection
@@ -138,17 +137,22 @@ func New(cfg Config) (*Port, error) {
 	p := &Port{
 		cfg:   cfg,
 		half:  newHalfOpen(cfg.Limits.HalfOpen, cfg.Limits.HalfOpenPerSource),
+		tlcp:  newSessions(),
 		slots: make(chan struct{}, cfg.Limits.Connections),
 	}
-	p.faces.Store(cfg.Faces)
+	p.SetFaces(cfg.Faces)
 	p.handlers, p.stop = context.WithCancel(context.Background())
 	p.metrics = newMetrics(cfg.Registerer, p)
 	return p, nil
 }
 
 // SetFaces replaces the faces for the handshakes to come. Connections that
-// stand keep theirs; session tickets of the old faces end with them.
-func (p *Port) SetFaces(f *Faces) { p.faces.Store(f) }
+// stand keep theirs; TLS session tickets of the old faces end with them, TLCP
+// sessions are verified anew when they are resumed.
+func (p *Port) SetFaces(f *Faces) {
+	f.build(p.tlcp)
+	p.faces.Store(f)
+}
 
 // Listen opens a TCP listener for [Port.Run]. Multipath TCP is off: rules of
 // the host's firewall and of Landlock speak of TCP.
@@ -196,26 +200,3 @@ func (p *Port) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	return all
 }
-
-// Faces answers, for each handshake, which certificate to show and whether to
-// ask for the client's. It is replaced as a whole on reload.
-type Faces struct {
-	// Certificate returns the certificate for a server name; name is "" when the
-	// client sent none.
-	Certificate func(name string) (*tls.Certificate, error)
-	// Demand reports whether an HTTP client must show a certificate for name. A
-	// browser that need not show one is not asked, so it shows no chooser.
-	Demand func(name string) bool
-	// ClientRoots are the authorities of devices. Nil: no client certificate is
-	// accepted and the tunnel is closed.
-	ClientRoots *x509.CertPool
-
-	once   sync.Once
-	open   *tls.Config // HTTP, no client certificate
-	device *tls.Config // HTTP, client certificate demanded
-	tunnel *tls.Config
-}
-
-// signers bounds private-key operations in progress to what the processors can
-// do; everything else of a handshake is bounded by half-open limits alone.
-var signers = make(chan struct{}, 2*runtime.GOMAXPROCS(0))

@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	handshakes *prometheus.CounterVec
 	drops      *prometheus.CounterVec
+	untold     prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, p *Port) *metrics {
@@ -20,11 +21,14 @@ func newMetrics(r prometheus.Registerer, p *Port) *metrics {
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "yumen_drops_total", Help: "Connections refused before a byte was read, by layer and reason.",
 		}, []string{"layer", "reason"}),
+		untold: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "yumen_handshake_failures_untold_total", Help: "Failed handshakes that stand in no log line and no audit record, because there were too many.",
+		}),
 	}
 	if r == nil {
 		return m
 	}
-	r.MustRegister(m.handshakes, m.drops,
+	r.MustRegister(m.handshakes, m.drops, m.untold,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "yumen_connections", Help: "Connections that are open."},
 			func() float64 { return float64(len(p.slots)) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "yumen_connections_half_open", Help: "Connections without a finished handshake."},

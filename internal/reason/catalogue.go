@@ -36,6 +36,13 @@ var catalogue = map[Reason]entry{
 	ProtocolRefused:  {"protocol_refused", 400, "this protocol is switched off here", "此处未启用该协议", askAdmin, askAdminZH},
 	IdleTimeout:      {"idle_timeout", 408, "idle for too long", "空闲时间过长", "", ""},
 	ALPNRefused:      {"alpn_refused", 400, "no common application protocol", "没有共同的应用层协议", "", ""},
+	TLSRefused:       {"tls_refused", 400, "TLS is switched off here: TLCP (GB/T 38636) is demanded", "此处已停用 TLS，须使用国密 TLCP 协议（GB/T 38636）", "Use a browser or an agent that speaks TLCP.", "请使用支持国密 TLCP 的浏览器或代理。"},
+	TLCPRefused:      {"tlcp_refused", 400, "TLCP is switched off here: TLS is demanded", "此处未启用国密 TLCP，须使用 TLS 协议", "Use TLS 1.2 or newer.", "请使用 TLS 1.2 或更高版本。"},
+	TLCPPreferred:    {"tlcp_preferred", 400, "the client is asked to come back with TLCP", "要求客户端改用国密 TLCP 重新连接", "", ""},
+	NoCommonSuite:    {"no_common_suite", 400, "no common cipher suite or group", "没有共同的密码套件或曲线", "Enable a suite that both ends know.", "请启用双方都支持的密码套件。"},
+	ClientCertUsage:  {"client_cert_usage", 401, "a client certificate lacks a key usage", "客户端证书缺少所需的密钥用法", "Enrol this device again.", "请重新登记本设备。"},
+	ClientCertIssuer: {"client_cert_issuer", 401, "the client certificate is of an unknown authority", "客户端证书的签发者不受信任", "Enrol this device again.", "请重新登记本设备。"},
+	PeerAlert:        {"peer_alert", 400, "the client ended the handshake by an alert", "客户端以告警终止了握手", "Look which certificate or protocol the client does not accept.", "请检查客户端不接受哪张证书或哪种协议。"},
 
 	LoginRequired:    {"login_required", 401, "sign in first", "请先登录", login, loginZH},
 	LoginFailed:      {"login_failed", 401, "the sign-in failed", "登录失败", login, loginZH},

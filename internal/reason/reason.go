@@ -37,6 +37,13 @@ const (
 	ProtocolRefused  Reason = 113
 	IdleTimeout      Reason = 114
 	ALPNRefused      Reason = 115
+	TLSRefused       Reason = 116
+	TLCPRefused      Reason = 117
+	TLCPPreferred    Reason = 118
+	NoCommonSuite    Reason = 119
+	ClientCertUsage  Reason = 120
+	ClientCertIssuer Reason = 121
+	PeerAlert        Reason = 122
 )
 
 // 2xx: who is there.

@@ -148,7 +148,7 @@ func TestGCR002_M52_WrongClientCertificates(t *testing.T) {
 		want reason.Reason
 	}{
 		"none":              {nil, reason.ClientCertAbsent},
-		"another authority": {l.Stranger(alice, aliceDevice), reason.ClientCertBad},
+		"another authority": {l.Stranger(alice, aliceDevice), reason.ClientCertIssuer},
 		"expired":           {l.Expired(alice, aliceDevice), reason.ClientCertGone},
 	} {
 		count := func() int {

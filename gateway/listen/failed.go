@@ -1,0 +1,124 @@
+package listen
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
+)
+
+// failed names why there is no connection: in the metric, the log, the audit
+// and, over plain HTTP, to the client. c is what is known of it.
+func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err error) {
+	if c == nil {
+		c = &Conn{}
+	}
+	r := classify(err)
+	p.metrics.handshake(c.Protocol, r)
+	if r == reason.PlainHTTP {
+		_ = tcp.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = io.WriteString(tcp, plainAnswer) // a courtesy: the connection ends either way
+	}
+	if r != reason.ClientGone && r != reason.HelloTimeout && r != reason.HandshakeLimit {
+		linger(tcp)
+	}
+	tcp.Close()
+	if r == reason.ClientGone {
+		return // a probe or a health check that said nothing
+	}
+	now := p.cfg.Now()
+	if ok, missed := p.told.allow(now); ok {
+		p.tell(now, remote, c, r, describe(err, c.offered), missed)
+	} else {
+		p.metrics.untold.Inc()
+	}
+	if r != reason.TLCPPreferred { // which is a good sign
+		p.cfg.Alerts.Raise(alert.Alert{Code: alert.HandshakeFaults, Reason: r, Remote: remote.Addr().String(), Detail: c.SNI})
+	}
+}
+
+// tell writes the log line and the audit record of a failed handshake.
+func (p *Port) tell(now time.Time, remote netip.AddrPort, c *Conn, r reason.Reason, detail string, missed int) {
+	p.cfg.Logger.Info("handshake failed", zap.Stringer("reason", r), zap.Stringer("protocol", c.Protocol),
+		zap.Stringer("remote_addr", remote), zap.String("server_name", c.SNI), zap.String("error", detail), zap.Int("missed", missed))
+	if missed > 0 {
+		detail += "; " + strconv.Itoa(missed) + " others before it were only counted"
+	}
+	p.cfg.Audit.Write(&audit.Record{
+		Time: now, Kind: audit.Login, GatewayID: p.cfg.GatewayID, Object: c.SNI, Protocol: c.Protocol.String(),
+		Remote: remote.String(), Result: r.String(), Code: r, Detail: detail,
+	})
+}
+
+// describe is err with what the client had offered, short and printable
+// whatever the client put into its certificates.
+func describe(err error, offered string) string {
+	const most = 300
+	s := err.Error()
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	s = strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f {
+			return ' '
+		}
+		return c
+	}, strings.ToValidUTF8(s, "?"))
+	if offered != "" {
+		s += "; " + offered
+	}
+	return s
+}
+
+const plainAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" +
+	"YM-105 This port speaks TLS and TLCP: use https. 该端口使用 TLS 或国密 TLCP，请通过 https 访问。\n"
+
+// linger lets the client read the alert before the end of the connection: a
+// close with bytes unread would throw it away.
+func linger(tcp *net.TCPConn) {
+	const most, wait = 64 << 10, 250 * time.Millisecond
+	_ = tcp.CloseWrite()
+	_ = tcp.SetReadDeadline(time.Now().Add(wait))
+	_, _ = io.CopyN(io.Discard, tcp, most) // until the client closes, most of the time at once
+}
+
+// A stranger can make handshakes fail as often as he likes. So many are told
+// apart a minute, in log and audit; the others are counted.
+const (
+	toldMost = 600
+	toldSpan = time.Minute
+)
+
+// quiet is a bucket of toldMost tokens that fills again within toldSpan.
+type quiet struct {
+	mu     sync.Mutex
+	used   float64   // guarded by mu
+	at     time.Time // of used; guarded by mu
+	missed int       // since the last that was allowed; guarded by mu
+}
+
+// allow reports whether the next may be told, and how many before it were not.
+func (q *quiet) allow(now time.Time) (ok bool, missed int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.at.IsZero() {
+		q.used = max(0, q.used-toldMost*now.Sub(q.at).Seconds()/toldSpan.Seconds())
+	}
+	q.at = now
+	if q.used+1 > toldMost {
+		q.missed++
+		return false, 0
+	}
+	q.used++
+	missed, q.missed = q.missed, 0
+	return true, missed
+}
