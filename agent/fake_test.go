@@ -178,6 +178,7 @@ type fakeTunnel struct {
 	asked    []wire.AccessRequest // guarded by mu
 	renewals []fakeRenewal        // guarded by mu
 	renewErr error                // guarded by mu
+	slow     time.Duration        // guarded by mu; how long Renew takes to reply
 	knows    []string             // guarded by mu; the tokens that Renew accepts; nil: any
 	err      error                // guarded by mu
 }
@@ -194,7 +195,15 @@ func (t *fakeTunnel) Open(ctx context.Context, network string, m *wire.AccessReq
 	return t.d.open(ctx, network, m)
 }
 
-func (t *fakeTunnel) Renew(_ context.Context, m *wire.Renewal) error {
+func (t *fakeTunnel) Renew(ctx context.Context, m *wire.Renewal) error {
+	t.mu.Lock()
+	slow := t.slow
+	t.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(slow):
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.renewals = append(t.renewals, fakeRenewal{t.d.now(), *m})

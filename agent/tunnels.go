@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	dialTimeout  = 5 * time.Second  // one address: connection, handshake and hello
-	renewTimeout = 3 * time.Second  // Table 14 and its reply (§8.2)
+	dialTimeout  = 5 * time.Second // one address: connection, handshake and hello
+	renewTimeout = 3 * time.Second // Table 14 and its reply (§8.2)
+	hedgeAfter   = 700 * time.Millisecond
 	renewMost    = 55 * time.Second // §8.2: at least every 60 s
 	renewLeast   = 45 * time.Second
 	retryFirst   = 200 * time.Millisecond
@@ -77,9 +78,9 @@ func (a *Agent) keepTunnel(ctx context.Context) error {
 			continue
 		}
 		t, err := a.connect(ctx, s, gws)
-		if err == nil {
+		for t != nil && err == nil {
 			start := a.cfg.Elapsed()
-			err = a.tend(ctx, t, s)
+			t, s, err = a.tend(ctx, t, s)
 			if a.cfg.Elapsed()-start >= steadyAfter {
 				b.reset()
 			}
@@ -168,13 +169,14 @@ func (a *Agent) dialOne(ctx context.Context, gw wire.GatewayRef, addr string, s 
 }
 
 // tend publishes t, which was made for the session held, and renews the
-// identity on it (Table 14, Q25) until it ends. It returns nil when the agent
-// ended it on purpose. t is closed on return.
+// identity on it (Table 14, Q25) until it ends. It returns no error when the
+// agent ended it on purpose: with the tunnel that takes its place, if t was
+// found dead, and its session. t is closed on return.
 //
 // A gateway that is without its control center does not know a new token. The
 // tunnel stands on the old one then, as long as that counts, and the new one is
 // shown again.
-func (a *Agent) tend(ctx context.Context, t *live, held session) error {
+func (a *Agent) tend(ctx context.Context, t *live, held session) (*live, session, error) {
 	a.setTunnel(t)
 	defer func() {
 		a.setTunnel(nil)
@@ -188,10 +190,12 @@ func (a *Agent) tend(ctx context.Context, t *live, held session) error {
 	for {
 		s, gws, changed := a.want()
 		if s.userID != held.userID || !slices.ContainsFunc(gws, func(g wire.GatewayRef) bool { return g.ID == t.gateway }) {
-			return nil
+			return nil, held, nil
 		}
 		if s.token != held.token && s.token != unknown {
-			switch err := a.renew(ctx, t, s); {
+			switch spare, err := a.renewHedged(ctx, t, s); {
+			case spare != nil:
+				return spare, s, nil
 			case err == nil:
 				held, unknown, wait = s, "", patience{}
 				renewal.Reset(renewalWait())
@@ -201,21 +205,22 @@ func (a *Agent) tend(ctx context.Context, t *live, held session) error {
 				again.Reset(d)
 				a.log.Warn("new token not known at the gateway, the old one is used", zap.String("gateway_id", t.gateway), zap.Duration("retry_in", d))
 			default:
-				return err
+				return nil, held, err
 			}
 			continue
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return nil, held, nil
 		case <-t.Done():
-			return fmt.Errorf("tunnel to %s ended: %w", t.gateway, cmpErr(t.Err()))
+			return nil, held, fmt.Errorf("tunnel to %s ended: %w", t.gateway, cmpErr(t.Err()))
 		case <-changed:
 		case <-again.C:
 			unknown = ""
 		case <-renewal.C:
-			if err := a.renew(ctx, t, held); err != nil {
-				return err
+			spare, err := a.renewHedged(ctx, t, held)
+			if spare != nil || err != nil {
+				return spare, held, err
 			}
 			renewal.Reset(renewalWait())
 		}
@@ -256,6 +261,57 @@ func (a *Agent) renew(ctx context.Context, t *live, s session) error {
 	a.renewed, t.token = now, s.token
 	a.mu.Unlock()
 	return nil
+}
+
+// renewHedged is renew, but without a reply after hedgeAfter it proves the
+// identity a second time, by the hello of a fresh tunnel to the same address
+// (§8.2: within 3 s, also when the packets of the first vanish). When t never
+// replies, the fresh tunnel is returned to take its place; flows of a tunnel
+// that is only slow are kept.
+func (a *Agent) renewHedged(ctx context.Context, t *live, s session) (*live, error) {
+	_, gws, _ := a.want()
+	i := slices.IndexFunc(gws, func(g wire.GatewayRef) bool { return g.ID == t.gateway })
+	renewed := make(chan error, 1)
+	go func() { renewed <- a.renew(ctx, t, s) }()
+	timer := time.NewTimer(hedgeAfter)
+	defer timer.Stop()
+	select {
+	case err := <-renewed:
+		return nil, err
+	case <-timer.C:
+	}
+	if i < 0 {
+		return nil, <-renewed
+	}
+	dialing, stop := context.WithCancel(ctx)
+	defer stop()
+	dialed := make(chan Tunnel, 1)
+	go func() {
+		spare, err := a.dialOne(dialing, gws[i], t.addr, s)
+		if err != nil {
+			spare = nil
+		}
+		dialed <- spare
+	}()
+	err := <-renewed
+	var no *carrier.RefusedError
+	if err == nil || ctx.Err() != nil || errors.As(err, &no) {
+		stop()
+	}
+	spare := <-dialed // within dialTimeout
+	switch {
+	case spare == nil:
+		return nil, err
+	case err == nil || ctx.Err() != nil || errors.As(err, &no):
+		spare.Close()
+		return nil, err
+	}
+	now := a.cfg.Now()
+	a.log.Warn("tunnel gives no reply, a fresh one takes its place", zap.String("gateway_id", t.gateway), zap.Error(err))
+	a.mu.Lock()
+	a.renewed = now
+	a.mu.Unlock()
+	return &live{Tunnel: spare, gateway: t.gateway, addr: t.addr, since: now, token: s.token}, nil
 }
 
 func (a *Agent) setTunnel(t *live) {

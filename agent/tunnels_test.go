@@ -140,6 +140,46 @@ func TestGCR002_M81_RenewalsKeepOneTunnelFor24Hours(t *testing.T) {
 	})
 }
 
+// A tunnel whose packets vanish: the identity is proved by another within 3 s,
+// which takes its place. One that is only slow is kept.
+func TestGCR002_M81_RenewalDoesNotWaitForADeadTunnel(t *testing.T) {
+	for name, c := range map[string]struct {
+		slow  time.Duration
+		taken bool
+	}{"dead": {time.Hour, true}, "slow": {2 * time.Second, false}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, r *rig) {
+				r.login()
+				synctest.Wait()
+				old := r.dialer.last()
+				old.mu.Lock()
+				old.slow = c.slow
+				old.mu.Unlock()
+				began := time.Now()
+				r.link.ev.Token(ctlclient.Token{UserID: testUser, AuthToken: "token000001", Expires: time.Now().Add(time.Hour)})
+				time.Sleep(time.Second)
+				dials := r.dialer.allDials()
+				if last := dials[len(dials)-1]; len(dials) != 2 || last.hello.AuthToken != "token000001" || last.at.Sub(began) > time.Second {
+					t.Fatalf("after 1 s without a reply: %d dials, the last %+v; want a second one with the new token", len(dials), last)
+				}
+				time.Sleep(3 * time.Second)
+				closed := false
+				select {
+				case <-old.Done():
+					closed = true
+				default:
+				}
+				if st := r.a.Status(); closed != c.taken || st.Gateway == "" {
+					t.Errorf("old tunnel closed: %v, want %v; status %+v", closed, c.taken, st)
+				}
+				if n := len(r.dialer.allDials()); n != 2 {
+					t.Errorf("%d dials, want 2", n)
+				}
+			})
+		})
+	}
+}
+
 func TestARefusedRenewalMakesTheTunnelAnew(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.login()
