@@ -322,13 +322,11 @@ func (h *serverHandshake) finish() error {
 			return alertf(AlertInternalError, "make ticket: %w", err)
 		}
 	}
-	if err := h.sendFinished(ticket); err != nil {
-		return err
-	}
+	// Before the Finished goes out: the client may come back at once.
 	if len(h.reply.sessionID) > 0 {
 		h.config.SessionCache.Put(string(h.reply.sessionID), session)
 	}
-	return nil
+	return h.sendFinished(ticket)
 }
 
 func (h *serverHandshake) establishKeys() error {
