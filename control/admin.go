@@ -62,6 +62,7 @@ func (s *Server) adminHandler() http.Handler {
 	read("GET /v1/subjects", func(*http.Request) (any, error) { return s.listSubjects(), nil })
 	write("POST /v1/subjects", s.addSubject)
 	write("DELETE /v1/subjects/{key}", s.removeSubject)
+	s.chaosVerbs(read, write)
 	m.HandleFunc("GET /v1/events", s.watchEvents)
 	return m
 }

@@ -43,6 +43,10 @@ type Config struct {
 	Lockout Lockout    `yaml:"lockout"`
 	IDP     *IDPConfig `yaml:"idp"` // embedded OpenID provider; absent: none
 
+	// AllowChaos lets operators make this control center misbehave, for tests
+	// and drills: `yumen control run --allow-chaos`. No configuration has it.
+	AllowChaos bool `yaml:"-"`
+
 	Logger *zap.Logger      `yaml:"-"` // default: none
 	Now    func() time.Time `yaml:"-"` // default time.Now
 	Rand   io.Reader        `yaml:"-"` // default crypto/rand

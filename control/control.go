@@ -80,6 +80,7 @@ type Server struct {
 	started atomic.Bool
 	stats   counters
 	pushed  *prometheus.HistogramVec
+	chaos   *chaos // nil: not allowed
 }
 
 // Addrs are the addresses that a running server listens on.
@@ -105,6 +106,11 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, profile: wire.Profile{Strict: cfg.StrictWire}, feed: newFeed(), pushed: newPushLatency(),
 		applied: make(chan struct{}), ready: make(chan struct{})}
+	if cfg.AllowChaos {
+		c, now := newChaos(s), s.cfg.Now
+		cfg.Now = func() time.Time { return now().Add(c.offset()) }
+		s.cfg.Now, s.chaos = cfg.Now, c
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make control center: %w", err)
 	}

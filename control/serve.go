@@ -43,10 +43,14 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("POST "+agentBase+"/status", s.message(agent, "T21", s.agentStatus))
 	m.HandleFunc("POST "+agentBase+"/alerts", s.message(agent, "T22", s.agentAlert))
 	m.HandleFunc("POST "+enrolPath, s.enrol)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		m.ServeHTTP(w, r)
 	})
+	if s.chaos != nil {
+		return s.chaos.wrap(all)
+	}
+	return all
 }
 
 // Run serves until ctx ends and returns after every goroutine of s has ended.
@@ -55,6 +59,10 @@ func (s *Server) Run(ctx context.Context) error {
 		return errors.New("run control center: it ran already (make a new one)")
 	}
 	defer s.close()
+	if s.chaos != nil {
+		s.chaos.warn("allowed")
+		defer s.chaos.off()
+	}
 	var addrs Addrs
 	var links, logins []net.Listener
 	closeAll := func() {

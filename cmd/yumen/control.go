@@ -35,7 +35,7 @@ gateways and agents what is theirs. Begin with:  yumen control init --dir DIR --
 	cmd.PersistentFlags().StringVar(&t.socket, "socket", os.Getenv("YUMEN_CONTROL_SOCKET"), "admin socket of the running control center (also $YUMEN_CONTROL_SOCKET; default: the configuration's)")
 	cmd.AddCommand(controlInitCmd(), controlRunCmd(t), controlStatusCmd(t), controlEventsCmd(t),
 		controlUserCmd(t), controlDeviceCmd(t), controlAppCmd(t), controlGrantCmd(t), controlPolicyCmd(t), controlSubjectCmd(t),
-		controlLockCmd(t), controlUnlockCmd(t), controlLocksCmd(t), controlSessionsCmd(t), controlSignOutCmd(t))
+		controlLockCmd(t), controlUnlockCmd(t), controlLocksCmd(t), controlSessionsCmd(t), controlSignOutCmd(t), controlChaosCmd(t))
 	return cmd
 }
 
@@ -98,7 +98,7 @@ func controlInitCmd() *cobra.Command {
 }
 
 func controlRunCmd(t *controlTarget) *cobra.Command {
-	var verbose, show bool
+	var verbose, show, chaos bool
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the control center in the foreground 前台运行控制中心", Args: cobra.NoArgs, Annotations: role,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -127,6 +127,7 @@ func controlRunCmd(t *controlTarget) *cobra.Command {
 				level = slog.LevelWarn
 			}
 			slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+			cfg.AllowChaos = chaos
 			s, err := control.New(cfg)
 			if err != nil {
 				return err
@@ -135,6 +136,7 @@ func controlRunCmd(t *controlTarget) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log each connection's fault")
+	cmd.Flags().BoolVar(&chaos, "allow-chaos", false, "let operators make it misbehave on purpose (yumen control chaos): for tests and drills only")
 	cmd.Flags().BoolVar(&show, "print-config", false, "print the configuration with every default, and end")
 	return cmd
 }
