@@ -20,7 +20,7 @@ func TestEveryFaultOfAPairIsNamed(t *testing.T) {
 	sub := newAuthority(t, "sub", root)
 	stranger := newAuthority(t, "root", nil) // of the same name, with another key
 	other := newAuthority(t, "other", nil)
-	sign, enc := root.leaf(usageSign&smx509.KeyUsageDigitalSignature).Chain[0], root.leaf(usageEnc).Chain[0]
+	sign, enc := root.leaf(usageSign & smx509.KeyUsageDigitalSignature).Chain[0], root.leaf(usageEnc).Chain[0]
 	both1 := sm2Key(t)
 	type certs = []*smx509.Certificate
 	roots := certs{root.cert}

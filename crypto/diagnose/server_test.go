@@ -159,8 +159,10 @@ func TestServersThatDemandOrAskForCertificates(t *testing.T) {
 	tlcpCfg.ClientCAs = smx509.NewCertPool()
 	tlcpCfg.ClientCAs.AddCert(root.cert)
 	for want, set := range map[string]func(){
-		certAsked:    func() { tlsCfg.ClientAuth, tlcpCfg.ClientAuth = tls.RequestClientCert, tlcp.VerifyClientCertIfGiven },
-		certDemanded: func() { tlsCfg.ClientAuth, tlcpCfg.ClientAuth = tls.RequireAnyClientCert, tlcp.RequireAndVerifyClientCert },
+		certAsked: func() { tlsCfg.ClientAuth, tlcpCfg.ClientAuth = tls.RequestClientCert, tlcp.VerifyClientCertIfGiven },
+		certDemanded: func() {
+			tlsCfg.ClientAuth, tlcpCfg.ClientAuth = tls.RequireAnyClientCert, tlcp.RequireAndVerifyClientCert
+		},
 	} {
 		set()
 		a, b := tlsCfg.Clone(), tlcpCfg.Clone()
