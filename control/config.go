@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/internal/adminsock"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 )
@@ -50,8 +52,13 @@ type Config struct {
 	Logger *zap.Logger      `yaml:"-"` // default: none
 	Now    func() time.Time `yaml:"-"` // default time.Now
 	Rand   io.Reader        `yaml:"-"` // default crypto/rand
-	Audit  audit.Sink       `yaml:"-"` // default: JSON lines in AuditFile
-	Alerts alert.Sink       `yaml:"-"` // the control center's own alerts; default: its log
+	// Network opens the listeners, the admin socket's among them ("unix").
+	// Default: net.Listen, and a socket of mode 0600; tests give a network in
+	// memory.
+	Network func(network, address string) (net.Listener, error) `yaml:"-"`
+
+	Audit  audit.Sink `yaml:"-"` // default: JSON lines in AuditFile
+	Alerts alert.Sink `yaml:"-"` // the control center's own alerts; default: its log
 }
 
 // Lockout bounds how often a password or an enrolment secret may be guessed.
@@ -113,6 +120,14 @@ func (c *Config) defaults() {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Network == nil {
+		c.Network = func(network, address string) (net.Listener, error) {
+			if network == "unix" {
+				return adminsock.Listen(address)
+			}
+			return net.Listen(network, address)
+		}
 	}
 	if c.Alerts == nil {
 		log := c.Logger

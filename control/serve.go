@@ -72,7 +72,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	open := func(addresses []string, listeners *[]net.Listener, at *[]net.Addr) error {
 		for _, a := range addresses {
-			ln, err := net.Listen("tcp", a)
+			ln, err := s.cfg.Network("tcp", a)
 			if err != nil {
 				return fmt.Errorf("run control center: %w (is another process on %s?)", err, a)
 			}
@@ -91,7 +91,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	if err == nil {
-		admin, err = adminsock.Listen(s.cfg.AdminSocket)
+		admin, err = s.cfg.Network("unix", s.cfg.AdminSocket)
 	}
 	if err != nil {
 		closeAll()
