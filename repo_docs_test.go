@@ -83,8 +83,12 @@ func settings(t reflect.Type, path string) []string {
 	var out []string
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		name, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		if name == "-" || !f.IsExported() {
+			continue
+		}
+		if option == "inline" {
+			out = append(out, settings(f.Type, path)...)
 			continue
 		}
 		if name == "" {

@@ -122,6 +122,10 @@ type Access struct {
 	locksMu  sync.Mutex
 	locked   map[string]bool // locks that were alerted; guarded by locksMu
 
+	contact  atomic.Pointer[time.Time] // last proof of the control center; nil: none
+	freshDue atomic.Int64              // when freshness may change next, unix nanoseconds
+	wasFresh map[string]Freshness      // by appId; owned by the monitor
+
 	leaseSeq atomic.Uint64
 	closed   atomic.Bool
 
@@ -135,13 +139,14 @@ type state struct {
 	next  *policy.Snapshot  // while a list is being stored: it must allow, too; or nil
 	nexts []policy.AppIndex // of next, by handle
 	ids   []string          // of applications, by handle
+	stale *staleness        // how old lists may be; nil: no limits but their own end
 	over  *overlay          // what was narrowed since snap was built; or nil
 }
 
 // New returns an Access without a list: it denies everything until Apply. Call
 // Run for the monitor.
 func New(c Config) *Access {
-	a := &Access{cfg: c.withDefaults(), handles: map[string]App{}, locked: map[string]bool{}}
+	a := &Access{cfg: c.withDefaults(), handles: map[string]App{}, locked: map[string]bool{}, wasFresh: map[string]Freshness{}}
 	a.sessions.init()
 	a.usages.init()
 	a.rotated.m = map[[16]byte]rotation{}
@@ -173,6 +178,7 @@ func (a *Access) App(id string) App {
 	st.apps = a.resolve(st.snap)
 	st.nexts = a.resolve(st.next)
 	st.ids = slices.Clone(a.appIDs)
+	st.stale = st.stale.resolve(a.appIDs)
 	a.state.Store(&st)
 	return h
 }

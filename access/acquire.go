@@ -64,7 +64,7 @@ func (a *Access) Acquire(s *Session, app App, r *policy.Request, c Carrier) (*Le
 func (a *Access) grant(l *Lease, now time.Time) policy.Decision {
 	st := a.state.Load()
 	sub := l.s.subject.Load()
-	d := a.decide(st, sub, l.app, &l.req, now)
+	d := a.judge(st, l.s, sub, l.app, &l.req, now)
 	if d.Reason != reason.OK || !d.Limited {
 		return d
 	}

@@ -140,6 +140,7 @@ func (a *Access) update(build func(cur *policy.Snapshot) (*policy.Snapshot, []po
 		st.snap, st.next = snap, nil
 		st.over = st.over.after(snap, before, swap)
 	})
+	a.lookAtFreshness()
 	a.metrics.applied(a.cfg.Now().Sub(start))
 	a.walk(start, nil)
 	a.alertLocks(snap.Locks(), start)

@@ -30,6 +30,8 @@ var (
 	descRefused   = prometheus.NewDesc("yumen_access_sessions_refused_total", "Sessions that were not attached.", nil, nil)
 	descRows      = prometheus.NewDesc("yumen_access_grant_rows", "Rows of the access grant list in force.", nil, nil)
 	descFaults    = prometheus.NewDesc("yumen_access_list_faults", "Rows of the newest lists that could not be taken as they stand.", nil, nil)
+	descFreshness = prometheus.NewDesc("yumen_access_freshness", "How old the lists are for an application: 0 fresh, 1 stale-ok, 2 stale-strict, 3 expired.", []string{"app"}, nil)
+	descContact   = prometheus.NewDesc("yumen_access_contact_age_seconds", "Since the control center proved to be there.", nil, nil)
 	descVersion   = prometheus.NewDesc("yumen_access_list_version", "Version of the list in force.", []string{"list"}, nil)
 )
 
@@ -61,7 +63,7 @@ func (m *metrics) applied(d time.Duration) { m.applyTime.Observe(d.Seconds()) }
 
 // Describe is prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDecisions, descCuts, descLeases, descSessions, descRefused, descRows, descFaults, descVersion} {
+	for _, d := range []*prometheus.Desc{descDecisions, descCuts, descLeases, descSessions, descRefused, descRows, descFaults, descVersion, descFreshness, descContact} {
 		ch <- d
 	}
 }
@@ -88,6 +90,15 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(m.refusedSessions.Load()))
 	gauge(descRows, float64(st.Rows))
 	gauge(descFaults, float64(st.Faults))
+	now := m.a.cfg.Now()
+	if age, ok := m.a.age(now); ok {
+		gauge(descContact, age.Seconds())
+	}
+	if s := m.a.state.Load(); s.stale != nil {
+		for i, id := range s.ids {
+			gauge(descFreshness, float64(m.a.freshness(s, App{uint32(i + 1)}, now)), id)
+		}
+	}
 	gauge(descVersion, float64(st.Version), "grants")
 	gauge(descVersion, float64(st.PolicyVersion), "policies")
 }

@@ -38,6 +38,9 @@ func (a *Access) Run(ctx context.Context) error {
 		// The wall clock may jump, so the timer never sleeps much longer than
 		// a second while somebody is scheduled.
 		wait := sweepEvery
+		if at := a.watchFreshness(now); !at.IsZero() {
+			wait = min(wait, max(0, at.Sub(now)))
+		}
 		if next != noDue {
 			wait = min(wait, time.Second, max(0, time.Duration(next-now.UnixNano())))
 		}
@@ -129,7 +132,7 @@ func (a *Access) visit(s *Session, st *state, now, start time.Time, v *visitor) 
 		default:
 			continue
 		}
-		d := a.decide(st, sub, l.app, &l.req, now)
+		d := a.judge(st, s, sub, l.app, &l.req, now)
 		if d.Reason != reason.OK {
 			r := withdrawn(d.Reason)
 			if a.cut(l, r, start) {

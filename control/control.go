@@ -91,7 +91,7 @@ type Addrs struct {
 }
 
 type counters struct {
-	messages, refused, repeats, deltas, resyncs, lists, notModified, enrolled atomic.Uint64
+	messages, refused, repeats, deltas, resyncs, lists, notModified, enrolled, differed atomic.Uint64
 }
 
 // New opens the store, the keys and the certificate authority that cfg names.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"go.uber.org/zap"
 
@@ -32,7 +34,31 @@ func (s *Server) identity(_ context.Context, c *call) answer {
 		l.identified, l.remote = now, c.remote
 		l.versions(c.Header.Ext)
 	})
-	return accept()
+	return s.newest(c, s.agreed(c, m.Timestamp))
+}
+
+// newest answers a T4's nonce with the newest versions, so that the gateway
+// knows that this is now, and what is too old.
+func (s *Server) newest(c *call, a answer) answer {
+	nonce := extText(c.Header.Ext, wire.ExtNonce)
+	if nonce == "" {
+		return a
+	}
+	s.view(func(st *model.State) {
+		a.ext = a.ext.with(wire.ExtNonce, nonce).with(wire.ExtListVersion, strconv.FormatUint(st.GrantsVersion, 10)).
+			with(wire.ExtPolicyVersion, strconv.FormatUint(st.PoliciesVersion, 10))
+	})
+	return a
+}
+
+// agreed accepts a report, and names the lists that its sender should fetch
+// whole.
+func (s *Server) agreed(c *call, reported string) answer {
+	a := accept()
+	if differ := s.compare(c, reported); len(differ) > 0 {
+		a.ext = a.ext.with(wire.ExtDiffers, differ)
+	}
+	return a
 }
 
 // versions keeps what a report's extension fields say.
@@ -48,6 +74,12 @@ func (l *link) versions(ext map[string]jsontext.Value) {
 	}
 	if v := extText(ext, wire.ExtState); v != "" {
 		l.state = v
+	}
+	if v, ok := ext[wire.ExtFreshness]; ok {
+		var f wire.Freshness
+		if json.Unmarshal(v, &f) == nil && len(f.State) < 64 {
+			l.freshness = f.State
+		}
 	}
 }
 
@@ -67,7 +99,7 @@ func (s *Server) gatewayStatus(_ context.Context, c *call) answer {
 		l.status = now
 		l.versions(c.Header.Ext)
 	})
-	return accept()
+	return s.agreed(c, m.Timestamp)
 }
 
 // gatewayAlert is T11 (§7.3.5). It is on disk before it is acknowledged.

@@ -49,7 +49,10 @@ type link struct {
 	outbox       string
 	state        string
 	remote       string
-	lastDelivery time.Duration // newest push: commit to write
+	freshness    string
+	differed     uint64                   // reports of something else in force than was given
+	ordered      map[wire.ListName]uint64 // version for which the whole list was ordered
+	lastDelivery time.Duration            // newest push: commit to write
 }
 
 type ack struct {

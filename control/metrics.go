@@ -44,6 +44,7 @@ var (
 		{descTotal("messages_repeated_total", "Messages that were repeats."), prometheus.CounterValue, func(s *Status) float64 { return float64(s.Repeats) }},
 		{descTotal("deltas_total", "Deltas that were pushed."), prometheus.CounterValue, func(s *Status) float64 { return float64(s.Deltas) }},
 		{descTotal("resyncs_total", "Streams that were told to pull."), prometheus.CounterValue, func(s *Status) float64 { return float64(s.Resyncs) }},
+		{descTotal("state_differed_total", "Reports of gateways that had something else in force than they were given."), prometheus.CounterValue, func(s *Status) float64 { return float64(s.Differed) }},
 		{descTotal("lists_total", "Lists that were sent."), prometheus.CounterValue, func(s *Status) float64 { return float64(s.Lists) }},
 		{descTotal("audit_dropped_total", "Audit records that were lost."), prometheus.CounterValue, func(s *Status) float64 { return float64(s.AuditDropped) }},
 	}

@@ -32,6 +32,7 @@ type Status struct {
 	NotModified     uint64          `json:"not_modified"`
 	Enrolled        uint64          `json:"enrolled"`
 	AuditDropped    uint64          `json:"audit_dropped"`
+	Differed        uint64          `json:"differed"` // reports of gateways that had something else in force than they were given
 }
 
 // GatewayStatus is one gateway as the control center sees it.
@@ -48,6 +49,8 @@ type GatewayStatus struct {
 	GrantsReported string        `json:"grants_reported,omitempty"`
 	State          string        `json:"state,omitempty"`
 	Outbox         string        `json:"outbox,omitempty"`
+	Freshness      string        `json:"freshness,omitempty"` // of what it has in force, by its last status
+	Differed       uint64        `json:"differed"`            // reports of something else in force than it was given
 	Remote         string        `json:"remote_addr,omitempty"`
 	LastDelivery   time.Duration `json:"last_delivery_ns,omitzero"` // commit to write of the newest push
 }
@@ -56,7 +59,7 @@ type GatewayStatus struct {
 func (s *Server) Status() Status {
 	out := Status{ID: s.cfg.ID, Time: s.cfg.Now(), Gateways: []GatewayStatus{},
 		Messages: s.stats.messages.Load(), Refused: s.stats.refused.Load(), Repeats: s.stats.repeats.Load(), Deltas: s.stats.deltas.Load(),
-		Resyncs: s.stats.resyncs.Load(), Lists: s.stats.lists.Load(), NotModified: s.stats.notModified.Load(), Enrolled: s.stats.enrolled.Load()}
+		Resyncs: s.stats.resyncs.Load(), Lists: s.stats.lists.Load(), NotModified: s.stats.notModified.Load(), Enrolled: s.stats.enrolled.Load(), Differed: s.stats.differed.Load()}
 	s.view(func(st *model.State) {
 		out.Revision, out.GrantsVersion, out.PoliciesVersion = st.Rev, st.GrantsVersion, st.PoliciesVersion
 		out.Users, out.Devices, out.Apps, out.Grants = len(st.Users), len(st.Parties), len(st.Apps), len(st.Grants)
@@ -79,6 +82,7 @@ func (s *Server) Status() Status {
 					g.AckFault = a.result
 				}
 			}
+			g.Freshness, g.Differed = l.freshness, l.differed
 			g.GrantsReported, g.State, g.Outbox, g.Remote, g.LastDelivery = l.listVersion, l.state, l.outbox, l.remote, l.lastDelivery
 		})
 		out.Gateways = append(out.Gateways, g)

@@ -99,7 +99,7 @@ func (g *Gateway) applyList(ctx context.Context, v verified, w wanted, ack func(
 		return
 	}
 	var err error
-	if !g.same(v) {
+	if v.whole || !g.same(v) {
 		err = g.give(ctx, v)
 	}
 	a := wire.Ack{List: v.name, Version: version, Applied: err == nil, Result: reason.OK.Result()}
@@ -168,7 +168,18 @@ func (g *Gateway) give(ctx context.Context, v verified) error {
 	}
 	g.notStored(store())
 	g.inForceNow(v.name, version, l.notAfter)
+	if v.name == wire.GrantsList {
+		g.setHalf(false)
+	}
 	return nil
+}
+
+// setHalf notes whether a change is in force under a version that it is not
+// part of; its rest comes with the list.
+func (g *Gateway) setHalf(half bool) {
+	g.mu.Lock()
+	g.half = half
+	g.mu.Unlock()
 }
 
 // notStored reports that something will not survive a restart.
@@ -192,6 +203,9 @@ func (g *Gateway) inForceNow(name wire.ListName, version uint64, notAfter time.T
 		g.cur.policies = version
 	}
 	g.set(func(s *GatewayStatus) {
+		if g.cur.grants != 0 && g.cur.policies != 0 {
+			s.Unproved = ""
+		}
 		if name == wire.GrantsList {
 			s.GrantsVersion, s.GrantsAt = version, now
 			if !notAfter.IsZero() { // a delta leaves the list's life as it is
@@ -247,6 +261,10 @@ func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack fun
 		given = d.narrow()
 	}
 	switch how {
+	case part:
+		// Not only denied but taken out: the change is in force, and no list
+		// comes that would know of it.
+		given.From, given.NarrowOnly = d.To, false
 	case late:
 		given.Remove = nil // the grants in force are newer
 	case gap:
@@ -277,6 +295,9 @@ func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack fun
 		w.both()
 	case how == follows:
 		g.inForceNow(wire.GrantsList, d.To, time.Time{})
+		if len(d.Remove)+len(d.Rows) > 0 {
+			g.setHalf(d.From == d.To)
+		}
 	}
 	if how != gap || err != nil { // after a gap the list's own acknowledgement speaks
 		ack(a)

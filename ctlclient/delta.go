@@ -95,6 +95,7 @@ func (v *Verifier) readDelta(body []byte) (*Delta, error) {
 		}
 		full := GrantRow{Grant: g}
 		facts[row].into(&full)
+		full.Sum = wire.RowSum(facts[row].digest(&g))
 		d.Rows = append(d.Rows, full)
 	}
 	if len(bad) > 0 {

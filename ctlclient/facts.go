@@ -24,6 +24,14 @@ func (f *rowFacts) into(g *GrantRow) {
 	g.Level, g.Factors, g.AuthTime, g.Posture, g.Risk = f.Level, f.Factors, f.authTime, f.Posture, f.Risk
 }
 
+// digest hashes g with the facts.
+func (f *rowFacts) digest(g *wire.Grant) [32]byte {
+	if f == nil {
+		return wire.GrantDigest(g, nil)
+	}
+	return wire.GrantDigest(g, &f.RowFacts)
+}
+
 // readFacts reads header.ext.rows of a page with n rows. A fault in the shape
 // of the whole is an error; a bad value is a fault of its row.
 func readFacts(raw jsontext.Value, n int) (facts map[int]*rowFacts, faults map[int]error, err error) {

@@ -254,6 +254,7 @@ type center struct {
 	lastIDs  []string             // guarded by mu
 	fault    func(w http.ResponseWriter, r *http.Request) bool
 	refuse   func(kind string) reason.Reason
+	noEcho   bool // Table 5 without the nonce
 	dials    int
 	dead     bool       // guarded by mu: dials fail
 	open     []net.Conn // guarded by mu: what to cut when dead
@@ -450,7 +451,8 @@ func (c *center) message(w http.ResponseWriter, r *http.Request) {
 	if !repeat {
 		c.got = append(c.got, received{time.Now(), m.Header.MsgType, m.Header.MsgID, m.Body, m.Header.Ext})
 	}
-	refuse, answer := c.refuse, c.answer
+	refuse, answer, silent := c.refuse, c.answer, c.noEcho
+	gv, pv := c.gv, c.pv
 	c.mu.Unlock()
 	why := reason.OK
 	if refuse != nil {
@@ -463,6 +465,9 @@ func (c *center) message(w http.ResponseWriter, r *http.Request) {
 	kind := "T5"
 	body, err := wire.Encode(&wire.Reply{Code: code, Result: why.Result()})
 	var ext map[string]jsontext.Value
+	if n := m.Header.Ext[wire.ExtNonce]; m.Header.MsgType == "T4" && n != nil && !silent {
+		ext = extMap{wire.ExtNonce: n, wire.ExtListVersion: jsontext.Value(fmt.Sprintf("%q", fmt.Sprint(gv))), wire.ExtPolicyVersion: jsontext.Value(fmt.Sprintf("%q", fmt.Sprint(pv)))}
+	}
 	if answer != nil && why == reason.OK {
 		if k, b, e := answer(m.Header.MsgType, m); k != "" {
 			kind, body, ext, err = k, b, e, nil

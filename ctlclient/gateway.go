@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
@@ -47,7 +48,11 @@ type GatewayConfig struct {
 	Alerts    alert.Sink      `yaml:"-"` // takes the link's own alerts, and should lead back to Raise; default: Raise itself
 	Delivered func(Delivery)  `yaml:"-"` // for each message that was answered or failed; must not block
 	Usage     func() Usage    `yaml:"-"` // default: this host's, by a [Probe] on StateDir
-	Logger    *zap.Logger     `yaml:"-"` // default: none
+
+	StateHash func() wire.StateHash `yaml:"-"` // what Handler has in force; default: not reported
+	Freshness func() wire.Freshness `yaml:"-"` // how stale that is, by application; default: not reported
+	Contact   func(at time.Time)    `yaml:"-"` // told when the control center has proved to be there, at the start the last time that it did; default: nobody
+	Logger    *zap.Logger           `yaml:"-"` // default: none
 	Now       func() time.Time
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) `yaml:"-"` // default: net.Dialer
 }
@@ -138,6 +143,7 @@ type Gateway struct {
 	lastEvent string                 // guarded by mu; Last-Event-ID: of the last event applied
 	arrived   uint64                 // guarded by mu; deltas so far
 	whole     map[wire.ListName]bool // guarded by mu; lists whose next pull is unconditional
+	half      bool                   // guarded by mu; a change is in force whose rest comes with the list
 }
 
 // NewGateway checks cfg, reads the keys and opens the state folder. Nothing
@@ -176,6 +182,7 @@ func NewGateway(cfg GatewayConfig) (*Gateway, error) {
 	g.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T4": "/identity", "T10": "/status", "T11": "/alerts"})
 	g.reports.alert = g.alertMessage
 	g.reports.delivery.tell = cfg.Delivered
+	g.reports.replied = func(_ *Report, m *envelope.Message) { g.differs(m) }
 	g.reports.own = cfg.Alerts
 	if cfg.Alerts == nil {
 		g.reports.own = g.reports
@@ -254,6 +261,9 @@ type GatewayStatus struct {
 	Connected       bool                   `json:"connected"`
 	Push            bool                   `json:"push"` // the push stream is open
 	LastIdentity    time.Time              `json:"last_identity,omitzero"`
+	LastContact     time.Time              `json:"last_contact,omitzero"` // the control center proved to be there, this run or before
+	Unproved        string                 `json:"unproved,omitempty"`    // why the stored lists wait for the control center
+	Differed        uint64                 `json:"differed"`              // times that the control center believed something else to be in force
 	LastStatus      time.Time              `json:"last_status,omitzero"`
 	LastPull        time.Time              `json:"last_pull,omitzero"`
 	GrantsVersion   uint64                 `json:"grants_version"`

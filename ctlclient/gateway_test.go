@@ -374,7 +374,7 @@ func TestGCR002_M57_DeltasNarrowFirstAndGapsPull(t *testing.T) {
 			return strings.Join(out, " ")
 		}
 		step("follows", "6", w.delta(wire.Delta{From: 5, To: 6, Remove: pair(1), Grants: []wire.Grant{row}}), "delta 5-6", u(2, 3, 4), "grants 6 true")
-		step("a part of the same change", "6", w.delta(wire.Delta{From: 5, To: 6, Remove: pair(2)}), "narrow 5-6", u(3, 4), "grants 6 true")
+		step("a part of the same change", "6", w.delta(wire.Delta{From: 5, To: 6, Remove: pair(2)}), "delta 6-6", u(3, 4), "grants 6 true")
 		step("seen before", "6", w.delta(wire.Delta{From: 3, To: 4, Remove: pair(3)}), "", u(3, 4), "grants 4 true")
 		step("revocations of a new stream", "6", w.delta(wire.Delta{From: 6, To: 6, Revoke: []wire.Revocation{{SessionID: "s"}}}), "delta 6-6", u(3, 4), "grants 6 true")
 

@@ -19,6 +19,7 @@ type GrantRow struct {
 	AuthTime time.Time
 	Posture  *int
 	Risk     *int
+	Sum      wire.Sum // of the row as it was sent, for the state hash
 }
 
 // RowFault is one bad row of a genuine list. A bad row of the grants grants
@@ -32,6 +33,7 @@ type RowFault struct {
 // Grants is a complete and verified access grant list (Tables 6 and 7).
 type Grants struct {
 	Version  uint64
+	Digest   string // of the rows, whatever their order: the same version must have the same
 	NotAfter time.Time
 	Rows     []GrantRow
 	Faults   []RowFault
@@ -48,6 +50,7 @@ type Grants struct {
 // row that has a fault, so that its scope can be closed.
 type Policies struct {
 	Version  uint64
+	Digest   string // of rows and locks, see [Grants.Digest]
 	NotAfter time.Time
 	Rows     []wire.Policy
 	BadRows  []wire.Policy

@@ -19,12 +19,22 @@ import (
 // load gives the handler what the state folder holds, so that a gateway serves
 // without its control center: policies first, then the grants with their later
 // deltas in them, then the locks and revocations. Each is verified again; what
-// cannot be is not given out, and nothing is granted until the next pull.
+// cannot be is not given out, and nothing is granted until the next pull. Of a
+// folder that may be a restored copy only the locks and revocations count.
 func (g *Gateway) load(ctx context.Context) {
-	g.state.sweep()
+	proved := g.proveState()
 	if g.state.altered != nil {
 		g.altered("versions.json", g.state.altered)
 		return
+	}
+	if proved {
+		g.state.sweep()
+		if at := g.state.lastContact(); !at.IsZero() {
+			g.set(func(s *GatewayStatus) { s.LastContact = at })
+			if g.cfg.Contact != nil {
+				g.cfg.Contact(at)
+			}
+		}
 	}
 	deltas, err := g.loadDeltas()
 	if err != nil {
@@ -93,13 +103,19 @@ func (g *Gateway) loadList(name wire.ListName) *list {
 	if stored.File == "" {
 		return nil
 	}
-	raw, err := g.state.read(stored)
+	file, err := g.state.open(stored)
 	if err != nil {
 		g.altered(stored.File, err)
 		return nil
 	}
-	l, err := g.verifier.read(bytes.NewReader(raw), name, Floor{}, signingTime(raw))
+	defer file.f.Close()
+	l, err := g.verifier.read(file, name, Floor{}, signingTime(file.first))
 	var refused *ListError
+	if expired := errors.As(err, &refused) && refused.Reason == reason.ListExpired; err == nil || expired {
+		if e := file.whole(); e != nil {
+			err = e
+		}
+	}
 	switch {
 	case errors.As(err, &refused) && refused.Reason == reason.ListExpired:
 		g.log.Warn("stored list has expired", zap.String("list", string(name)))

@@ -41,6 +41,7 @@ type verified struct {
 	err   *ListError
 	down  *download
 	since uint64 // the grants' version when the pull began
+	whole bool   // it was asked for whatever is in force: it counts even if it seems to be the same
 	// arrived is how many deltas had come when the pull began: their locks are
 	// in the list.
 	arrived uint64
@@ -71,7 +72,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 		return err
 	}
 	req.Header.Set("Accept", "application/x-ndjson")
-	have, since, arrived := g.have(name)
+	have, whole, since, arrived := g.have(name)
 	if have != "" {
 		req.Header.Set("If-None-Match", have)
 	}
@@ -96,7 +97,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 	body := &stallReader{r: resp.Body, limit: g.cfg.RequestTimeout, stop: cancel}
 	l, err := g.verifier.read(io.TeeReader(body, d), name, g.state.floor(name), g.cfg.Now)
 	body.stopWatch()
-	v := verified{name: name, list: l, down: d, since: since, arrived: arrived, done: make(chan struct{})}
+	v := verified{name: name, list: l, down: d, since: since, whole: whole, arrived: arrived, done: make(chan struct{})}
 	if err != nil && !errors.As(err, &v.err) {
 		return down(err)
 	}
@@ -118,7 +119,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 // have returns the entity tag of the list in force, or "" when the list should
 // come whole: there is none, or half of its life is over and the same version
 // may have a new one; and how far the deltas are.
-func (g *Gateway) have(name wire.ListName) (etag string, since, arrived uint64) {
+func (g *Gateway) have(name wire.ListName) (etag string, whole bool, since, arrived uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := &g.status
@@ -126,12 +127,12 @@ func (g *Gateway) have(name wire.ListName) (etag string, since, arrived uint64) 
 	if name == wire.PoliciesList {
 		version, at, end = s.PolicyVersion, s.PolicyAt, s.PolicyNotAfter
 	}
-	whole := g.whole[name]
+	whole = g.whole[name]
 	delete(g.whole, name)
 	if now := g.cfg.Now(); whole || version == 0 || end.Sub(now) < now.Sub(at) {
-		return "", s.GrantsVersion, g.arrived
+		return "", whole, s.GrantsVersion, g.arrived
 	}
-	return fmt.Sprintf("%q", fmt.Sprintf("%s-%d", name, version)), s.GrantsVersion, g.arrived
+	return fmt.Sprintf("%q", fmt.Sprintf("%s-%d", name, version)), false, s.GrantsVersion, g.arrived
 }
 
 // stallReader ends a request whose body stands still.

@@ -121,8 +121,14 @@ func (g *Gateway) identify(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make table 4: %w", err)
 	}
+	asked := nonce()
+	e := g.versionsExt()
+	e[wire.ExtNonce] = ext(asked)
 	err = g.reports.delivery.time(ctx, "T4", func() error {
-		_, err := g.call.post(ctx, "/identity", envelope.Header{MsgType: "T4", Ext: g.versionsExt()}, body, true)
+		m, err := g.call.post(ctx, "/identity", envelope.Header{MsgType: "T4", Ext: e}, body, true)
+		if err == nil {
+			err = g.contact(asked, m)
+		}
 		return err
 	})
 	if err != nil {
@@ -140,12 +146,17 @@ func (g *Gateway) identity() wire.DeviceIdentity {
 }
 
 func (g *Gateway) versionsExt() map[string]jsontext.Value {
+	hash := g.stateHash()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return map[string]jsontext.Value{
+	e := map[string]jsontext.Value{
 		wire.ExtListVersion:   ext(fmt.Sprint(g.status.GrantsVersion)),
 		wire.ExtPolicyVersion: ext(fmt.Sprint(g.status.PolicyVersion)),
 	}
+	if hash != nil {
+		e[wire.ExtStateHash] = hash
+	}
+	return e
 }
 
 // reidentify proves the device again at least every 55 s (§7.2, Q25).
@@ -197,6 +208,9 @@ func (g *Gateway) addStatus(ctx context.Context, what string) {
 	e := g.versionsExt()
 	pending, dropped := g.reports.depth()
 	e[wire.ExtState], e[wire.ExtOutbox], e[wire.ExtDropped] = ext(what), ext(pending), ext(dropped)
+	if g.cfg.Freshness != nil {
+		e[wire.ExtFreshness] = ext(g.cfg.Freshness())
+	}
 	if err := g.reports.add(ctx, ClassStatus, "T10", now, e, m); err != nil {
 		g.log.Error("status not stored", zap.Error(err))
 	}

@@ -25,6 +25,7 @@ import (
 // goroutine that applies lists uses it; temp files may be made by others.
 //
 //	versions.json            highest versions, and which files are in force
+//	witness                  that this is the folder that was left, no copy
 //	grants-VERSION-RANDOM    a list as it came; deltas-... the deltas since
 //	policies-VERSION-RANDOM
 //
@@ -36,8 +37,11 @@ type state struct {
 
 	altered error // versions.json could not be read
 
-	mu sync.Mutex
-	v  versions // guarded by mu
+	mu       sync.Mutex
+	v        versions  // guarded by mu
+	key      []byte    // of the witness; guarded by mu
+	w        witness   // as it stands on disk; guarded by mu
+	deltaSum hash.Hash // of the deltas file so far; guarded by mu
 }
 
 // versions is versions.json.
@@ -146,18 +150,6 @@ func (s *state) saw(name wire.ListName, version uint64, digest string) {
 	if l := s.v.of(name); version > l.Highest || version == l.Highest && digest != "" {
 		l.Highest, l.Digest = version, digest
 	}
-}
-
-// read opens a stored list and checks that it is the file that was stored.
-func (s *state) read(l storedList) ([]byte, error) {
-	raw, err := os.ReadFile(filepath.Join(s.dir, filepath.Base(l.File)))
-	if err != nil {
-		return nil, err
-	}
-	if h := sm3.Sum(raw); hex.EncodeToString(h[:]) != l.SM3 {
-		return nil, errAltered
-	}
-	return raw, nil
 }
 
 // deltas returns the lines of the stored deltas. A line that a crash cut short
@@ -276,13 +268,27 @@ func (s *state) store(name wire.ListName, version uint64, digest string, since u
 	return nil
 }
 
-// save writes versions.json. The caller holds mu.
+// save writes versions.json, and the witness before and after it: whichever of
+// the two a crash leaves, the witness knows it. The caller holds mu.
 func (s *state) save() error {
 	raw, err := json.Marshal(&s.v)
 	if err != nil {
 		return err
 	}
-	return s.write("versions.json", raw)
+	if err := s.mark(true, func(w *witness) { w.Next = hexSum(raw) }); err != nil {
+		return err
+	}
+	if err := s.write("versions.json", raw); err != nil {
+		return err
+	}
+	sum, n := s.restart()
+	s.deltaSum = sum
+	// An error leaves the one that knows both.
+	_ = s.mark(false, func(w *witness) {
+		w.Versions, w.Next = hexSum(raw), ""
+		w.Deltas, w.Bytes, w.DeltaSM3 = s.v.Grants.Deltas, n, hex.EncodeToString(sum.Sum(nil))
+	})
+	return nil
 }
 
 // write replaces a file of the folder: beside, sync, rename, sync the folder.
@@ -324,12 +330,16 @@ func (s *state) append(line []byte) (full bool, err error) {
 		return true, fmt.Errorf("store delta: %w", err)
 	}
 	defer f.Close()
-	if _, err := f.Write(append(bytes.TrimSpace(line), '\n')); err != nil {
+	whole := append(bytes.Clone(bytes.TrimSpace(line)), '\n')
+	if _, err := f.Write(whole); err != nil {
 		return true, fmt.Errorf("store delta: %w", err)
 	}
 	if err := f.Sync(); err != nil {
 		return true, fmt.Errorf("store delta: %w", err)
 	}
+	s.mu.Lock()
+	s.grown(whole)
+	s.mu.Unlock()
 	st, err := f.Stat()
 	return err == nil && st.Size() > maxDeltaFile, nil
 }

@@ -4,16 +4,16 @@ import (
 	"bufio"
 	"bytes"
 	"crypto"
-	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/emmansun/gmsm/smx509"
-	"github.com/go-json-experiment/json"
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -93,11 +93,11 @@ type list struct {
 }
 
 func (l *list) grants() *Grants {
-	return &Grants{Version: l.manifest.Version, NotAfter: l.notAfter, Rows: l.rows, Faults: l.faults}
+	return &Grants{Version: l.manifest.Version, Digest: l.digest, NotAfter: l.notAfter, Rows: l.rows, Faults: l.faults}
 }
 
 func (l *list) policies() *Policies {
-	return &Policies{Version: l.manifest.Version, NotAfter: l.notAfter, Rows: l.rules, BadRows: l.badRules, Locks: l.manifest.Locks, Faults: l.faults}
+	return &Policies{Version: l.manifest.Version, Digest: l.digest, NotAfter: l.notAfter, Rows: l.rules, BadRows: l.badRules, Locks: l.manifest.Locks, Faults: l.faults}
 }
 
 // read is the walk of a list. signedAt is the time at which the signer's
@@ -147,7 +147,7 @@ func (v *Verifier) read(r io.Reader, want wire.ListName, floor Floor, signedAt f
 	if err != nil {
 		return refuse(reason.InternalError, "%w", err)
 	}
-	sum := newContentSum()
+	sum := &contentSum{}
 	total := 0
 	for i, p := range m.Pages {
 		line, err := in.next()
@@ -179,10 +179,10 @@ func (v *Verifier) read(r io.Reader, want wire.ListName, floor Floor, signedAt f
 
 	// 4
 	for _, k := range m.Locks {
-		sum.add("lock", k.Kind, k.ID, k.Message, k.Until)
+		sum.rows = append(sum.rows, wire.LockDigest(&k))
 	}
 	l.digest = sum.String()
-	if m.Version == floor.Version && floor.Digest != "" && floor.Digest != l.digest {
+	if m.Version == floor.Version && strings.HasPrefix(floor.Digest, digestForm) && floor.Digest != l.digest {
 		return refuse(reason.ListOlder, "version %d was seen with another content", m.Version)
 	}
 	return l, nil
@@ -251,8 +251,10 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 			}
 			full := GrantRow{Grant: g}
 			facts[row].into(&full)
+			digest := facts[row].digest(&g)
+			full.Sum = wire.RowSum(digest)
 			l.rows = append(l.rows, full)
-			sum.grant(&full)
+			sum.rows = append(sum.rows, digest)
 		}
 	} else {
 		m, err := r.Open(line, "T8")
@@ -266,7 +268,7 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 		gatewayID, deviceID, bad, good = t.GatewayID, t.DeviceID, errs, len(t.PolicyList)
 		l.rules = append(l.rules, t.PolicyList...)
 		for _, p := range t.PolicyList {
-			sum.add("policy", p.PolicyID, p.PolicyName, p.PolicyType, p.PolicyData)
+			sum.rows = append(sum.rows, wire.PolicyDigest(&p))
 		}
 		for _, e := range bad {
 			l.badRules = append(l.badRules, wire.Policy{PolicyID: e.ID, PolicyType: "invalid"})
@@ -277,7 +279,7 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 	}
 	for _, e := range bad {
 		l.faults = append(l.faults, RowFault{Row: first + e.Row, ID: e.ID, Err: e.Err})
-		sum.add("bad", e.ID)
+		sum.bad(e.ID)
 	}
 	return good + len(bad), nil
 }
@@ -351,29 +353,14 @@ func (l *lineReader) fault(name wire.ListName, part string, err error) error {
 
 // contentSum is a digest of rows that does not depend on their order: pages are
 // sealed afresh each time, so their bytes say nothing about their content.
-type contentSum struct {
-	rows [][32]byte
-	buf  []byte
-}
+type contentSum struct{ rows [][32]byte }
 
-func newContentSum() *contentSum { return &contentSum{} }
+// digestForm stands before a digest: one that was stored in an older form is
+// not compared.
+const digestForm = "2:"
 
-func (s *contentSum) add(fields ...string) {
-	s.buf = s.buf[:0]
-	for _, f := range fields {
-		s.buf = binary.AppendUvarint(s.buf, uint64(len(f)))
-		s.buf = append(s.buf, f...)
-	}
-	s.rows = append(s.rows, sm3.Sum(s.buf))
-}
-
-func (s *contentSum) grant(g *GrantRow) {
-	b, err := json.Marshal(g) // fields in their fixed order
-	if err != nil {           // cannot be: strings and numbers that were decoded
-		panic(err)
-	}
-	s.rows = append(s.rows, sm3.Sum(b))
-}
+// bad counts a row that cannot be read.
+func (s *contentSum) bad(id string) { s.rows = append(s.rows, sm3.Sum([]byte("bad "+id))) }
 
 func (s *contentSum) String() string {
 	slices.SortFunc(s.rows, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
@@ -381,5 +368,5 @@ func (s *contentSum) String() string {
 	for i := range s.rows {
 		h.Write(s.rows[i][:])
 	}
-	return fmt.Sprintf("%x", h.Sum(nil))
+	return digestForm + hex.EncodeToString(h.Sum(nil))
 }

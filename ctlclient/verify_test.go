@@ -32,7 +32,7 @@ func TestGCR002_M54_ListWithFactsIsReadWhole(t *testing.T) {
 		t.Fatalf("got version %d, %d rows, faults %v, until %v", g.Version, len(g.Rows), g.Faults, g.NotAfter)
 	}
 	r := g.Rows[1]
-	want := GrantRow{Grant: r.Grant, Level: 2, Factors: []int{1, 4}, AuthTime: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Posture: pointer(0), Risk: pointer(10)}
+	want := GrantRow{Grant: r.Grant, Level: 2, Factors: []int{1, 4}, AuthTime: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Posture: pointer(0), Risk: pointer(10), Sum: r.Sum}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("facts: got %+v, want %+v", r, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/crypto/profile"
@@ -47,6 +49,7 @@ type Config struct {
 	Apps           []apps.AppConfig `yaml:"apps"`
 	ConnectTimeout time.Duration    `yaml:"connect_timeout"` // to an application; default 2s
 	Ceiling        []CeilingPolicy  `yaml:"ceiling"`         // policies that no control center can remove
+	Staleness      StalenessConfig  `yaml:"staleness"`       // what is allowed while the control center is away
 	AppLink        *AppLinkConfig   `yaml:"app_link"`        // Tables 1 and 2; default: none
 	Proxy          proxy.Config     `yaml:"proxy"`
 	Tunnel         tunnel.Limits    `yaml:"tunnel"`
@@ -103,6 +106,17 @@ type CeilingPolicy struct {
 	Type  string `yaml:"type"`  // such as ipallow
 	Data  string `yaml:"data"`  // such as 10.0.0.0/8
 	Scope string `yaml:"scope"` // such as APP00000001 or USR00000001/APP00000001; default: everything
+}
+
+// StalenessConfig says how long what is in force counts without a word from
+// the control center, for all applications and for some of their own.
+type StalenessConfig struct {
+	access.Staleness `yaml:",inline"`
+	Apps             map[string]access.Staleness `yaml:"apps"` // by appId; a field that is not set is that of all
+}
+
+func (c *StalenessConfig) isZero() bool {
+	return c.Staleness == (access.Staleness{}) && len(c.Apps) == 0
 }
 
 // AppLinkConfig is the interface of applications (clause 6.3).
@@ -261,6 +275,7 @@ func (c *Config) Validate() error {
 		fault("tunnel", "%w", err)
 	}
 	c.ceilingFaults(fault)
+	c.stalenessFaults(fault, lines)
 	if c.Audit.MaxBytes < 0 {
 		fault("audit.max_bytes", "negative")
 	}
@@ -328,6 +343,22 @@ func (c *Config) ownHosts(fault func(path, format string, args ...any)) {
 	}
 	if c.AppLink != nil {
 		own("app_link.host", c.AppLink.Host)
+	}
+}
+
+// stalenessFaults wants ages in their order, and applications that exist.
+func (c *Config) stalenessFaults(fault func(path, format string, args ...any), lines func(prefix string, err error)) {
+	if c.Control == nil && !c.Staleness.isZero() {
+		fault("staleness", "without a control center lists only have their own end (remove it)")
+	}
+	all := c.Staleness.Staleness
+	lines("staleness.", all.Validate(access.DefaultStaleness))
+	for _, id := range slices.Sorted(maps.Keys(c.Staleness.Apps)) {
+		at := "staleness.apps." + id
+		if !slices.ContainsFunc(c.Apps, func(a apps.AppConfig) bool { return a.ID == id }) {
+			fault(at, "no application of apps has this id")
+		}
+		lines(at+".", c.Staleness.Apps[id].Validate(all.Or(access.DefaultStaleness)))
 	}
 }
 

@@ -45,6 +45,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/proxy"
 	"github.com/yumen-zt/yumen/tunnel"
+	"github.com/yumen-zt/yumen/wire"
 )
 
 // Gateway is one enforcement point. Make it with [New], start it with Run.
@@ -263,6 +264,7 @@ func (g *Gateway) connect(cfg *Config) error {
 	lc := ctlclient.GatewayConfig{
 		URL: cfg.Control.URL, DeviceName: cfg.Name, StateDir: cfg.StateDir, GatewayID: g.id, DeviceID: g.device,
 		Keys: g.keys, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now, Delivered: linkLatency(g.registry),
+		StateHash: func() wire.StateHash { return g.access.Snapshot().StateHash() }, Freshness: g.freshness, Contact: g.access.Contact,
 	}
 	if lc.Port, err = net.LookupPort("tcp", port); err != nil {
 		return fmt.Errorf("listen[0]: %w", err)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
+
+	"github.com/yumen-zt/yumen/access"
 )
 
 // Health is the gateway's answer to "may traffic come here?".
@@ -24,10 +26,6 @@ const (
 	Stale Health = "ready-but-stale"
 )
 
-// staleAfter is how long without a word from the control center a list counts
-// as fresh.
-const staleAfter = 2 * time.Minute
-
 // Health returns the gateway's state now.
 func (g *Gateway) Health() Health {
 	stats := g.access.Stats()
@@ -35,11 +33,8 @@ func (g *Gateway) Health() Health {
 	if g.access.Snapshot().NoList() || !stats.NotAfter.IsZero() && now.After(stats.NotAfter) {
 		return Live
 	}
-	if g.link != nil {
-		s := g.link.Status()
-		if !s.Connected && now.Sub(s.LastIdentity) > staleAfter {
-			return Stale
-		}
+	if g.link != nil && g.worst() != access.Fresh {
+		return Stale
 	}
 	return Ready
 }

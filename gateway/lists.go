@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +53,9 @@ func (l *lists) site(s *site) {
 		b.SetApps(s.policyApps())
 		b.SetCeiling(s.ceiling)
 	}, nil)
+	if s.cfg.Control != nil {
+		l.g.access.SetStaleness(s.cfg.Staleness.Staleness, s.cfg.Staleness.Apps)
+	}
 }
 
 // Grants puts a whole access grant list in force (Tables 6 and 7). Before the
@@ -65,8 +69,7 @@ func (l *lists) Grants(_ context.Context, g *ctlclient.Grants) error {
 	b.SetNoList(l.policies.IsZero())
 	b.SetVersion(g.Version)
 	b.SetNotAfter(l.notAfter())
-	b.Grow(len(g.Rows))
-	b.AddPage(rows(g.Rows))
+	addRows(b, g)
 	faults, err := l.g.access.ApplyPages(b, g.Store)
 	if err != nil {
 		l.grants = old // the old rows stay, and so does their end
@@ -119,8 +122,7 @@ func (l *lists) both(p *ctlclient.Policies, g *ctlclient.Grants, store func() er
 	b.SetNoList(false)
 	b.SetVersion(g.Version)
 	b.SetNotAfter(l.notAfter())
-	b.Grow(len(g.Rows))
-	b.AddPage(rows(g.Rows))
+	addRows(b, g)
 	faults, err := l.g.access.ApplyPages(b, store)
 	if err != nil {
 		l.grants, l.policies = oldGrants, oldPolicies
@@ -159,10 +161,18 @@ func (l *lists) record(what string, version uint64, faults int, err error) {
 	l.g.audit.Write(r)
 }
 
+// addRows gives b the rows of g, some at a time: they are not held twice.
+func addRows(b *policy.Builder, g *ctlclient.Grants) {
+	b.Grow(len(g.Rows))
+	for part := range slices.Chunk(g.Rows, 1000) {
+		b.AddPage(rows(part))
+	}
+}
+
 func rows(in []ctlclient.GrantRow) []policy.Row {
 	out := make([]policy.Row, len(in))
 	for i, r := range in {
-		out[i] = policy.Row{Grant: r.Grant, Level: r.Level, Factors: policy.FactorsOf(r.Factors...), AuthTime: r.AuthTime, Posture: score(r.Posture), Risk: score(r.Risk)}
+		out[i] = policy.Row{Grant: r.Grant, Level: r.Level, Factors: policy.FactorsOf(r.Factors...), AuthTime: r.AuthTime, Posture: score(r.Posture), Risk: score(r.Risk), Sum: r.Sum}
 	}
 	return out
 }
@@ -214,10 +224,13 @@ func revocations(in []wire.Revocation, now time.Time) []access.Revocation {
 	return out
 }
 
-// seenFiles are the highest versions that list files have had (S4).
+// seenFiles are the highest versions that list files have had, and what stood
+// in them (S4): a version has one content.
 type seenFiles struct {
-	Grants   uint64 `json:"grants"`
-	Policies uint64 `json:"policies"`
+	Grants         uint64 `json:"grants"`
+	Policies       uint64 `json:"policies"`
+	GrantsDigest   string `json:"grants_digest,omitempty"`
+	PoliciesDigest string `json:"policies_digest,omitempty"`
 }
 
 func (l *lists) seenPath(state string) string { return filepath.Join(state, "list-files.json") }
@@ -241,7 +254,7 @@ func (l *lists) fromFiles(keys *keystore.Store, f *ListsConfig) error {
 	if err != nil {
 		return err
 	}
-	now := seenFiles{Grants: g.Version, Policies: p.Version}
+	now := seenFiles{Grants: g.Version, Policies: p.Version, GrantsDigest: g.Digest, PoliciesDigest: p.Digest}
 	return l.both(p, g, func() error {
 		if now == l.seen {
 			return nil
@@ -285,14 +298,14 @@ func (l *lists) verifyFiles(keys *keystore.Store, f *ListsConfig) (p *ctlclient.
 		return nil
 	}
 	err = open(f.Policies, func(r *os.File) (err error) {
-		p, err = v.Policies(r, ctlclient.Floor{Version: l.seen.Policies})
+		p, err = v.Policies(r, ctlclient.Floor{Version: l.seen.Policies, Digest: l.seen.PoliciesDigest})
 		return err
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	err = open(f.Grants, func(r *os.File) (err error) {
-		g, err = v.Grants(r, ctlclient.Floor{Version: l.seen.Grants})
+		g, err = v.Grants(r, ctlclient.Floor{Version: l.seen.Grants, Digest: l.seen.GrantsDigest})
 		return err
 	})
 	return p, g, err

@@ -7,6 +7,7 @@ import (
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/version"
+	"github.com/yumen-zt/yumen/wire"
 )
 
 // Status is what `yumen status` shows.
@@ -31,6 +32,44 @@ type AppStatus struct {
 	Name  string   `json:"name"`
 	Hosts []string `json:"hosts"`
 	State string   `json:"state"`
+	// Freshness is how old what is in force for it is.
+	Freshness access.Freshness `json:"freshness"`
+}
+
+// maxFreshApps is how many applications Table 10 names beside the rest.
+const maxFreshApps = 100
+
+// freshness is what Table 10 says of the applications: the state of most of
+// them, and which have another.
+func (g *Gateway) freshness() wire.Freshness {
+	byState := map[access.Freshness][]string{}
+	for _, a := range g.site.Load().apps.All() {
+		f := g.access.Freshness(g.access.App(a.ID))
+		byState[f] = append(byState[f], a.ID)
+	}
+	var most access.Freshness
+	for f, ids := range byState {
+		if n := len(byState[most]); len(ids) > n || len(ids) == n && f > most {
+			most = f
+		}
+	}
+	out := wire.Freshness{State: most.String(), Apps: map[string]string{}}
+	for f, ids := range byState {
+		for _, id := range ids {
+			if f != most && len(out.Apps) < maxFreshApps {
+				out.Apps[id] = f.String()
+			}
+		}
+	}
+	return out
+}
+
+// worst returns the state of the application whose list is the oldest.
+func (g *Gateway) worst() (worst access.Freshness) {
+	for _, a := range g.site.Load().apps.All() {
+		worst = max(worst, g.access.Freshness(g.access.App(a.ID)))
+	}
+	return worst
 }
 
 // Status returns the gateway's state now.
@@ -48,7 +87,7 @@ func (g *Gateway) Status() Status {
 	}
 	now := g.now()
 	for _, a := range g.site.Load().apps.All() {
-		s.Apps = append(s.Apps, AppStatus{a.ID, a.Name, a.Hosts, a.State(now).String()})
+		s.Apps = append(s.Apps, AppStatus{a.ID, a.Name, a.Hosts, a.State(now).String(), g.access.Freshness(g.access.App(a.ID))})
 	}
 	return s
 }

@@ -180,6 +180,7 @@ func (b *Builder) Remove(userID, deviceID string) {
 		b.s.byToken.remove(b, g.mac.hash(), i)
 		g = b.s.rows.edit(b, i)
 		g.flags = rowDead
+		b.s.grantSum = b.s.grantSum.Sub(*b.s.rows.sum(i))
 		b.s.live--
 	}
 }
@@ -264,6 +265,7 @@ func (b *Builder) add(r *Row, replace bool) {
 	if old != nil {
 		s.byToken.remove(b, old.mac.hash(), i)
 		*s.rows.edit(b, i) = g
+		s.grantSum = s.grantSum.Sub(*s.rows.sum(i))
 	} else {
 		if s.byPair.full() || s.byToken.full() {
 			b.rehash(2 * (int(s.live) + 1))
@@ -274,6 +276,8 @@ func (b *Builder) add(r *Row, replace bool) {
 		s.byPair.insert(b, hash, i)
 		s.live++
 	}
+	*s.rows.sum(i) = r.Sum
+	s.grantSum = s.grantSum.Add(r.Sum)
 	if g.flags&rowBrowser != 0 {
 		return
 	}
@@ -374,8 +378,9 @@ func (b *Builder) compactRows() {
 	s.rows = rows{}
 	for i := range old.n {
 		if g := old.at(i); g.flags&rowDead == 0 {
-			_, to := s.rows.add(b)
+			n, to := s.rows.add(b)
 			*to = *g
+			*s.rows.sum(n) = *old.sum(i)
 		}
 	}
 	b.rehash(int(s.live))
@@ -398,11 +403,27 @@ func (b *Builder) Finish() (*Snapshot, []Fault) {
 	if b.dirty {
 		s.appList, s.policies, s.ceiling, s.locks, s.bad = b.appList, b.policies, b.ceiling, b.locks, b.bad
 		b.compile()
+		s.policySum = policySum(s.policies, s.locks)
 	}
 	s.appIndex = b.apps
 	s.rotated = b.old
 	faults := slices.Concat(b.faults, s.policyFaults)
 	return s, faults
+}
+
+// policySum hashes policies and locks as their list has them.
+func policySum(policies []wire.Policy, locks []Lock) (sum wire.Sum) {
+	for i := range policies {
+		sum = sum.Add(wire.RowSum(wire.PolicyDigest(&policies[i])))
+	}
+	for _, l := range locks {
+		row := wire.LockRow{Kind: l.Kind, ID: l.ID, Message: l.Message}
+		if !l.Until.IsZero() {
+			row.Until = wire.FormatTime(l.Until)
+		}
+		sum = sum.Add(wire.RowSum(wire.LockDigest(&row)))
+	}
+	return sum
 }
 
 // Build makes a snapshot of in. For large lists a [Builder] fed page by page

@@ -83,6 +83,7 @@ type Row struct {
 	AuthTime time.Time
 	Posture  Score
 	Risk     Score
+	Sum      wire.Sum // of the row as it was sent, for the state hash
 }
 
 // App is an application of the gateway's configuration.

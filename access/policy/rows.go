@@ -1,5 +1,7 @@
 package policy
 
+import "github.com/yumen-zt/yumen/wire"
+
 // rows is the table of grants: chunks of fixed size without pointers inside.
 // A table is shared by a snapshot and the builder of its successor; a builder
 // copies a chunk before it writes to it the first time, so a delta of one row
@@ -12,8 +14,9 @@ type rows struct {
 const chunkRows = 256
 
 type rowChunk struct {
-	rows  [chunkRows]grant // first, so that each fills a cache line
-	owner *Builder         // who may write; a finished builder writes no more
+	rows  [chunkRows]grant    // first, so that each fills a cache line
+	sums  [chunkRows]wire.Sum // of the rows, for the state hash; apart, for decisions do not read them
+	owner *Builder            // who may write; a finished builder writes no more
 }
 
 // grant is a row of Table 7. It fills one cache line.
@@ -79,6 +82,9 @@ func (t *rows) edit(b *Builder, i uint32) *grant {
 	}
 	return &c.rows[i%chunkRows]
 }
+
+// sum returns where the sum of row i is kept. For writing, edit comes first.
+func (t *rows) sum(i uint32) *wire.Sum { return &t.chunks[i/chunkRows].sums[i%chunkRows] }
 
 // add appends a row for writing by b.
 func (t *rows) add(b *Builder) (uint32, *grant) {

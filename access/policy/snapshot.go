@@ -29,6 +29,7 @@ type Snapshot struct {
 	browserName string
 
 	version, policyVersion uint64
+	grantSum, policySum    wire.Sum // of the rows; of the policies and locks
 	notAfter               int64
 	noList                 bool
 	rotated                rotations
@@ -116,6 +117,14 @@ func (s *Snapshot) App(appID string) AppIndex {
 
 // Version returns the versions of the grants and of the policies.
 func (s *Snapshot) Version() (grants, policies uint64) { return s.version, s.policyVersion }
+
+// StateHash returns what is in force, for the control center to compare.
+func (s *Snapshot) StateHash() wire.StateHash {
+	return wire.StateHash{
+		Grants:   wire.VersionHash{Version: s.version, Hash: s.grantSum.String()},
+		Policies: wire.VersionHash{Version: s.policyVersion, Hash: s.policySum.String()},
+	}
+}
 
 // NotAfter returns the end of the lists; zero is no end.
 func (s *Snapshot) NotAfter() time.Time { return instant(s.notAfter) }

@@ -131,7 +131,13 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 		if c.Connected {
 			state = "connected"
 		}
-		fmt.Fprintf(w, "control center %s, push %v · identity %s · status %s · pull %s\n", state, c.Push, age(c.LastIdentity), age(c.LastStatus), age(c.LastPull))
+		fmt.Fprintf(w, "control center %s, push %v · contact %s · identity %s · status %s · pull %s\n", state, c.Push, age(c.LastContact), age(c.LastIdentity), age(c.LastStatus), age(c.LastPull))
+		if c.Unproved != "" {
+			fmt.Fprintf(w, "nothing is granted before the control center answers: %s\n", c.Unproved)
+		}
+		if c.Refused+c.Differed > 0 {
+			fmt.Fprintf(w, "lists refused %d · differences from the control center %d\n", c.Refused, c.Differed)
+		}
 		for i, o := range c.Outbox {
 			if o.Pending > 0 || o.Dropped > 0 {
 				fmt.Fprintf(w, "outbox class %d: %d wait, %d dropped\n", i, o.Pending, o.Dropped)
@@ -144,9 +150,9 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 		fmt.Fprintln(w, "lists come from files")
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "APPLICATION\tNAME\tSTATE\tHOSTS")
+	fmt.Fprintln(tw, "APPLICATION\tNAME\tSTATE\tLISTS\tHOSTS")
 	for _, a := range s.Apps {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%v\n", a.ID, a.Name, a.State, a.Hosts)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%v\n", a.ID, a.Name, a.State, a.Freshness, a.Hosts)
 	}
 	tw.Flush()
 }

@@ -177,6 +177,20 @@ type Row struct {
 	AuthTime time.Time
 	Posture  *int
 	Risk     *int
+	Sum      wire.Sum // of all of it, for the state hash; not compared
+}
+
+// sum hashes r as gateways get it.
+func (r *Row) sum() wire.Sum {
+	g, f := r.Grant(), r.Facts(0)
+	return wire.RowSum(wire.GrantDigest(&g, &f))
+}
+
+func policySum(p *wire.Policy) wire.Sum { return wire.RowSum(wire.PolicyDigest(p)) }
+
+func (l *Lock) sum() wire.Sum {
+	row := l.Wire()
+	return wire.RowSum(wire.LockDigest(&row))
 }
 
 // Equal reports whether r and o say the same.

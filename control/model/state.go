@@ -25,6 +25,11 @@ type State struct {
 	GrantsVersion   uint64 // revision of the last change of the grants list
 	PoliciesVersion uint64 // revision of the last change of the policies list
 
+	GrantsSum   wire.Sum  // of Rows
+	GrantsAt    time.Time // of GrantsVersion
+	PoliciesSum wire.Sum  // of Policies and Locks
+	PoliciesAt  time.Time // of PoliciesVersion
+
 	Users       map[string]*User
 	Parties     map[string]*Party // by their id
 	Apps        map[string]*App
@@ -60,6 +65,8 @@ type Change struct {
 	Grants   bool // the grants list has a new version
 	Policies bool // the policies list has a new version
 	Faults   []string
+
+	GrantsSum wire.Sum // of the rows after it
 }
 
 // Delta reports whether c is to be pushed as a delta of the grants.
@@ -111,24 +118,30 @@ func (s *State) Apply(b store.Batch, now time.Time) Change {
 		switch {
 		case row == nil && old != nil:
 			delete(s.Rows, pair)
+			s.GrantsSum = s.GrantsSum.Sub(old.Sum)
 			c.Remove = append(c.Remove, pair)
 		case row != nil && (old == nil || !row.Equal(old)):
 			s.Rows[pair] = row
+			if old != nil {
+				s.GrantsSum = s.GrantsSum.Sub(old.Sum)
+			}
+			row.Sum = row.sum()
+			s.GrantsSum = s.GrantsSum.Add(row.Sum)
 			c.Rows = append(c.Rows, row)
 		}
 	}
 	slices.SortFunc(c.Remove, Pair.Compare)
 	slices.SortFunc(c.Rows, func(a, b *Row) int { return a.Pair.Compare(b.Pair) })
 	if c.Delta() || c.Renew {
-		s.GrantsVersion, c.Grants = b.Rev, true
+		s.GrantsVersion, s.GrantsAt, c.Grants = b.Rev, now, true
 	}
 	if len(c.Locks)+len(c.Unlocks) > 0 || c.Renew {
 		c.Policies = true
 	}
 	if c.Policies {
-		s.PoliciesVersion = b.Rev
+		s.PoliciesVersion, s.PoliciesAt = b.Rev, now
 	}
-	c.To = s.GrantsVersion
+	c.To, c.GrantsSum = s.GrantsVersion, s.GrantsSum
 	return c
 }
 
@@ -207,7 +220,14 @@ func (s *State) apply(op store.Op, c *Change, touched map[Pair]bool) error {
 		return s.applyLock(op, id, c, touch, touchUser)
 	case KeyPolicy:
 		c.Policies = true
-		return set(s.Policies, id, op)
+		if old := s.Policies[id]; old != nil {
+			s.PoliciesSum = s.PoliciesSum.Sub(policySum(old))
+		}
+		err := set(s.Policies, id, op)
+		if p := s.Policies[id]; p != nil {
+			s.PoliciesSum = s.PoliciesSum.Add(policySum(p))
+		}
+		return err
 	case KeySubject:
 		return set(s.Subjects, op.Key, op)
 	case KeyRevocation:
@@ -227,8 +247,12 @@ func (s *State) apply(op store.Op, c *Change, touched map[Pair]bool) error {
 func (s *State) applyLock(op store.Op, id string, c *Change, touch func(map[Pair]bool), touchUser func(string)) error {
 	kind, what, _ := strings.Cut(id, "/")
 	ref := LockRef{kind, what}
+	if old := s.Locks[ref]; old != nil {
+		s.PoliciesSum = s.PoliciesSum.Sub(old.sum())
+	}
 	err := set(s.Locks, ref, op)
 	if l := s.Locks[ref]; l != nil {
+		s.PoliciesSum = s.PoliciesSum.Add(l.sum())
 		c.Locks = append(c.Locks, *l)
 		s.due.add(l.Until, op.Key, !l.Until.IsZero())
 	} else {

@@ -39,6 +39,11 @@ const (
 	TunnelFault      Code = "2.016" // the agent's tunnel failed
 	StateAltered     Code = "2.017" // a state file was changed from outside
 	DestinationFault Code = "2.018" // an upstream address broke the address rules
+	ListStrict       Code = "2.019" // stale for so long that new sessions are refused
+	ListEnded        Code = "2.020" // stale for so long that nothing is allowed
+	ListFresh        Code = "2.021"
+	StateDiffers     Code = "2.022" // gateway and control center do not agree on what is in force
+	StateUnproved    Code = "2.023" // the state folder may be a restored copy
 )
 
 // Class 3: traffic is not normal.
@@ -86,6 +91,11 @@ var catalogue = []Entry{
 	{TunnelFault, Warning, "the tunnel failed", "隧道故障", "Check the network; the agent reconnects by itself.", "请检查网络，代理会自动重连。", false},
 	{StateAltered, Severe, "a state file was altered from outside", "状态文件被外部篡改", "Enrol again and look for the cause.", "请重新登记并排查原因。", false},
 	{DestinationFault, Warning, "an application's address breaks the address rules", "应用系统地址违反地址规则", "Correct the application's address or permit it.", "请更正应用系统地址或将其加入许可。", false},
+	{ListStrict, Severe, "the access list is stale: new sessions are refused", "授权清单已陈旧：拒绝新会话", "Restore the link to the control center.", "请恢复与控制中心的连接。", false},
+	{ListEnded, Severe, "the access list has ended: nothing is allowed", "授权清单已失效：拒绝一切访问", "Restore the link to the control center.", "请恢复与控制中心的连接。", false},
+	{ListFresh, Normal, "the access list is fresh again", "授权清单已恢复为最新", "Nothing to do.", "无需处理。", false},
+	{StateDiffers, Severe, "gateway and control center differ on what is in force, the whole list is fetched", "网关与控制中心的生效内容不一致，正在重新获取完整清单", "Look for bad rows in the list and for faults of the disk.", "请检查清单中的无效行以及磁盘故障。", false},
+	{StateUnproved, Severe, "the state folder may be a restored copy: nothing is granted until the control center answers", "状态目录可能是恢复的备份：在控制中心应答之前不授予任何访问", "Restore the link to the control center; look for who replaced the state folder.", "请恢复与控制中心的连接，并排查状态目录被替换的原因。", false},
 
 	{ConnectionFlood, Severe, "too many connections", "连接数异常", "See the top sources; block them.", "请查看主要来源并予以阻断。", false},
 	{HandshakeFaults, Warning, "many handshakes fail", "大量握手失败", "See the reasons and the top sources.", "请查看原因和主要来源。", false},

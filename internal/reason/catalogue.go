@@ -74,6 +74,7 @@ var catalogue = map[Reason]entry{
 	BrowserRefused: {"browser_refused", 403, "this application cannot be used from an unmanaged browser", "该应用不允许未受管的浏览器访问", "Use an enrolled device.", "请使用已登记的设备。"},
 	ListExpired:    {"list_expired", 503, "the access list is out of date", "访问授权清单已失效", "The gateway must reach its control center.", "网关需要恢复与控制中心的连接。"},
 	NoList:         {"no_list", 503, "no access list has arrived yet", "尚未获得访问授权清单", "The gateway must reach its control center.", "网关需要恢复与控制中心的连接。"},
+	ListStale:      {"list_stale", 503, "the access list is stale: no new session until the control center is reached", "授权清单已陈旧：恢复与控制中心的连接之前不接受新会话", "The gateway must reach its control center.", "网关需要恢复与控制中心的连接。"},
 
 	PolicyIPAllow:     {"policy_ipallow", 403, "not from this address", "来源地址不在允许范围内", "Use a network that the policy allows.", "请使用策略允许的网络。"},
 	PolicyIPDeny:      {"policy_ipdeny", 403, "this address is denied", "来源地址被禁止", askAdmin, askAdminZH},

@@ -81,6 +81,7 @@ const (
 	BrowserRefused Reason = 305
 	ListExpired    Reason = 306
 	NoList         Reason = 307
+	ListStale      Reason = 308
 )
 
 // 4xx: what a policy (Table 9) says.
