@@ -101,14 +101,17 @@ func (b *body) broken(err error) error {
 	switch {
 	case b.why() != reason.OK:
 		return denied(b.why(), "request body")
-	case errors.Is(err, io.ErrUnexpectedEOF) || b.x.Context().Err() != nil || b.x.Carrier == exchange.H2:
+	case errors.Is(err, io.ErrUnexpectedEOF) || b.x.Over() || b.x.Carrier == exchange.H2:
 		return b.fail(reason.ClientGone)
 	}
 	return b.fail(reason.RequestMalformed)
 }
 
-// Close does nothing: the stream is the front end's.
-func (b *body) Close() error { return nil }
+// Close is stop: the upstream has answered and wants no more.
+func (b *body) Close() error {
+	b.stop()
+	return nil
+}
 
 // stop ends reading and waits for a read in progress.
 func (b *body) stop() {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -63,13 +62,13 @@ func (p *Proxy) roundTrip(x *Exchange, s *site, req *upstream.Request, b *body) 
 			return nil, err
 		}
 		var res *upstream.Response
-		res, err = s.engine.Do(x.Context(), x.App, u, req)
+		res, err = s.engine.Do(x, x.App, u, req)
 		if err == nil {
 			res.Body = &counted{ReadCloser: res.Body, done: func() { u.Done(true, p.cfg.Now()) }}
 			return res, nil
 		}
 		var f *upstream.Error
-		down := errors.As(err, &f) && (f.Why == reason.UpstreamUnreachable || f.Why == reason.UpstreamTimeout) && x.Context().Err() == nil
+		down := errors.As(err, &f) && (f.Why == reason.UpstreamUnreachable || f.Why == reason.UpstreamTimeout) && !x.Over()
 		u.Done(!down, p.cfg.Now())
 		if !down || f.Why != reason.UpstreamUnreachable || b != nil && b.touched.Load() {
 			return nil, err
@@ -100,7 +99,7 @@ func (p *Proxy) failure(x *Exchange, b *body, err error) *deniedError {
 	if b != nil && b.why() != reason.OK {
 		return denied(b.why(), "request body")
 	}
-	if x.Context().Err() != nil {
+	if x.Over() {
 		return denied(reason.ClientGone, "")
 	}
 	var d *deniedError
@@ -123,9 +122,8 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
 	if errors.Is(err, exchange.ErrCut) {
 		return p.deny(x, p.failure(x, b, err))
 	}
-	w := newStalls(x, p.cfg.Limits.WriteStall)
 	if err == nil && bodyAllowed(x.Method, res.Status) {
-		err = copyAnswer(x, w, res)
+		err = copyAnswer(x, res)
 	}
 	if err != nil {
 		if r, cut := x.CutReason(); cut {
@@ -147,12 +145,6 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
 		}
 		err = x.Stream.WriteTrailer(t)
 	}
-	if x.Conn.ALPN != "h2" {
-		// Under the eyes of a timer, not in the server after the walk.
-		if ferr := w.flush(); err == nil {
-			err = ferr
-		}
-	}
 	return err
 }
 
@@ -165,68 +157,37 @@ var errShort = errors.New("read upstream")
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// copyAnswer streams the body. When its length is not known each part is sent
-// at once: events, messages and downloads that are made as they go.
-func copyAnswer(x *Exchange, w stalls, res *upstream.Response) error {
+// copyAnswer streams the body. When its length is not known, what the upstream
+// has sent goes on before more is waited for: events, messages and downloads
+// that are made as they go.
+func copyAnswer(x *Exchange, res *upstream.Response) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
-	if res.Length < 0 {
-		if err := w.flush(); err != nil {
-			return err
-		}
-	}
 	for {
-		n, rerr := res.Body.Read(buf[:])
-		if n > 0 {
-			if err := w.write(buf[:n]); err != nil {
+		if res.Length < 0 && !res.Ready() {
+			if err := x.Stream.Flush(); err != nil {
 				return err
 			}
-			if res.Length < 0 {
-				if err := w.flush(); err != nil {
-					return err
-				}
+		}
+		n, rerr := res.Body.Read(buf[:])
+		if n > 0 {
+			if _, cut := x.CutReason(); cut {
+				return exchange.ErrCut
+			}
+			n, err := x.Stream.Write(buf[:n])
+			x.BytesOut.Add(int64(n))
+			if err != nil {
+				return err
 			}
 		}
 		if rerr == io.EOF {
 			return nil
 		}
 		if rerr != nil {
-			if x.Context().Err() != nil {
+			if x.Over() {
 				return fmt.Errorf("read upstream: %w", rerr)
 			}
 			return fmt.Errorf("%w: %w", errShort, rerr)
 		}
 	}
-}
-
-// stalls resets a stream whose client takes nothing for too long. A timer and
-// not a deadline: on HTTP/2 a deadline that passes between two writes would end
-// a stream of rare events.
-type stalls struct {
-	x     *Exchange
-	stall time.Duration
-	timer *time.Timer
-}
-
-func newStalls(x *Exchange, stall time.Duration) stalls {
-	t := time.AfterFunc(time.Hour, x.Abort)
-	t.Stop()
-	return stalls{x, stall, t}
-}
-
-func (s stalls) write(p []byte) error {
-	if _, cut := s.x.CutReason(); cut {
-		return exchange.ErrCut
-	}
-	s.timer.Reset(s.stall)
-	defer s.timer.Stop()
-	n, err := s.x.Stream.Write(p)
-	s.x.BytesOut.Add(int64(n))
-	return err
-}
-
-func (s stalls) flush() error {
-	s.timer.Reset(s.stall)
-	defer s.timer.Stop()
-	return s.x.Stream.Flush()
 }

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/h1"
 	"github.com/yumen-zt/yumen/proxy/h2"
 	"github.com/yumen-zt/yumen/proxy/upstream"
@@ -134,6 +136,7 @@ type Proxy struct {
 	site      atomic.Pointer[site]
 	h1        *h1.Server
 	h2        *h2.Server
+	watch     *watch.Watch
 	assertion *assertions
 	metrics   *metrics
 }
@@ -173,7 +176,7 @@ func build(cfg Config, g gate) (*Proxy, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Proxy{cfg: cfg, gate: g}
+	p := &Proxy{cfg: cfg, gate: g, watch: watch.New()}
 	var err error
 	if p.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("build proxy: %w", err)
@@ -182,9 +185,9 @@ func build(cfg Config, g gate) (*Proxy, error) {
 		return nil, fmt.Errorf("build proxy: %w", err)
 	}
 	p.h1 = h1.New(h1.Config{
-		Serve: p.serve, HeaderBytes: cfg.Limits.HeaderBytes, HeaderTimeout: cfg.Limits.HeaderTimeout,
-		IdleTimeout: cfg.Limits.IdleTimeout, Drain: cfg.Limits.Drain, Malformed: p.malformed,
-		Logger: cfg.Logger, Now: cfg.Now,
+		Serve: p.serve, HeaderBytes: cfg.Limits.HeaderBytes, HeaderFields: cfg.Limits.HeaderFields, HeaderTimeout: cfg.Limits.HeaderTimeout,
+		IdleTimeout: cfg.Limits.IdleTimeout, WriteStall: cfg.Limits.WriteStall, Drain: cfg.Limits.Drain,
+		Watch: p.watch, Malformed: p.malformed, Now: cfg.Now,
 	})
 	p.h2 = h2.New(h2.Config{
 		Serve: p.serve, HeaderBytes: cfg.Limits.HeaderBytes, IdleTimeout: cfg.Limits.IdleTimeout,
@@ -204,6 +207,7 @@ func (p *Proxy) SetApps(r *apps.Registry) {
 	}
 	s.engine = upstream.New(upstream.Config{
 		Dial: r.Dial, AnswerTimeout: p.cfg.Limits.AnswerTimeout, IdleTimeout: p.cfg.Limits.UpstreamIdle,
+		Watch: p.watch,
 	})
 	if old := p.site.Swap(s); old != nil {
 		old.engine.CloseIdle()
@@ -214,6 +218,11 @@ func (p *Proxy) SetApps(r *apps.Registry) {
 // closes idle connections, lets requests in flight end for limits.drain, cuts
 // the rest and returns when all are gone.
 func (p *Proxy) Run(ctx context.Context) error {
+	alarms, silence := context.WithCancel(context.WithoutCancel(ctx)) // they ring until the last connection is closed
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = p.watch.Run(alarms) })
+	defer watching.Wait()
+	defer silence()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.h1.Run(ctx) })
 	g.Go(func() error { return p.h2.Run(ctx) })

@@ -42,7 +42,8 @@ type Stream interface {
 	// WriteHeader sends the head of the final answer. length is the body's, -1
 	// when it is not known. trailers names the trailer fields that may follow.
 	WriteHeader(status int, h Header, length int64, trailers []string) error
-	// Write sends a part of the body; it may buffer.
+	// Write sends a part of the body; it may buffer. A client that takes nothing
+	// for too long is aborted, here and in Flush.
 	Write(p []byte) (int, error)
 	// Flush sends what is buffered.
 	Flush() error
@@ -94,39 +95,100 @@ type Exchange struct {
 
 	BytesIn, BytesOut atomic.Int64 // bodies, counted by the walk
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	cut    atomic.Uint32 // reason.Reason + 1
+	cut  atomic.Uint32 // reason.Reason + 1
+	over atomic.Bool   // cut, ended, or its client has gone
 
 	mu      sync.Mutex
-	started bool        // guarded by mu: the final answer has begun
-	ended   bool        // guarded by mu: the front end has taken the stream back
-	timer   *time.Timer // guarded by mu: aborts a cut exchange that does not end
+	parent  context.Context         // nil: the background
+	unhook  func() bool             // of parent
+	ctx     context.Context         // guarded by mu; nil: nobody has asked for it
+	cancel  context.CancelCauseFunc // guarded by mu; of ctx
+	work    Aborter                 // guarded by mu: what waits elsewhere on behalf of x
+	started bool                    // guarded by mu: the final answer has begun
+	ended   bool                    // guarded by mu: the front end has taken the stream back
+	timer   *time.Timer             // guarded by mu: aborts a cut exchange that does not end
 
 	answer Header // fields to add to the final answer
 }
 
+// Aborter is work elsewhere that an exchange waits for. Abort makes it fail
+// soon; it does not block, and may be called from any goroutine.
+type Aborter interface{ Abort() }
+
 // Begin prepares x for the walk. Front ends call it once, and End after the
-// walk.
-func (x *Exchange) Begin(ctx context.Context, now time.Time) {
-	x.ctx, x.cancel = context.WithCancelCause(ctx)
-	x.Start = now
+// walk. The end of parent, which may be nil, is the end of the client.
+func (x *Exchange) Begin(parent context.Context, now time.Time) {
+	x.Start, x.parent = now, parent
+	if parent != nil {
+		x.unhook = context.AfterFunc(parent, x.Gone)
+	}
 }
 
 // End ends the exchange: its stream is not touched any more, also by a Cut
 // that comes too late.
 func (x *Exchange) End() {
+	if x.unhook != nil {
+		x.unhook()
+	}
 	x.mu.Lock()
 	x.ended = true
 	if x.timer != nil {
 		x.timer.Stop()
 	}
 	x.mu.Unlock()
-	x.cancel(context.Canceled)
+	x.interrupt(context.Canceled)
+}
+
+// Gone says that the client has gone away.
+func (x *Exchange) Gone() { x.interrupt(context.Canceled) }
+
+// interrupt ends whatever waits on behalf of x.
+func (x *Exchange) interrupt(cause error) {
+	x.over.Store(true)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cancel != nil {
+		x.cancel(cause)
+	}
+	if x.work != nil {
+		x.work.Abort() // under the lock: after Hold it is somebody else's
+	}
+}
+
+// Over reports whether the exchange was cut or has ended, or its client has
+// gone: nobody waits for the answer.
+func (x *Exchange) Over() bool { return x.over.Load() }
+
+// Hold makes a the work that is aborted when x is over, instead of what was
+// held before; nil is none. It reports false, and holds nothing, when x is over
+// already.
+func (x *Exchange) Hold(a Aborter) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.work = nil
+	if x.over.Load() {
+		return false
+	}
+	x.work = a
+	return true
 }
 
 // Context ends when the client goes away or the exchange is cut.
-func (x *Exchange) Context() context.Context { return x.ctx }
+func (x *Exchange) Context() context.Context {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ctx == nil {
+		parent := x.parent
+		if parent == nil {
+			parent = context.Background()
+		}
+		x.ctx, x.cancel = context.WithCancelCause(parent)
+		if x.over.Load() {
+			x.cancel(context.Canceled)
+		}
+	}
+	return x.ctx
+}
 
 // CutGrace is how long a cut exchange that has not begun its answer may take
 // to say why.
@@ -139,7 +201,7 @@ func (x *Exchange) Cut(r reason.Reason) {
 	if !x.cut.CompareAndSwap(0, uint32(r)+1) {
 		return
 	}
-	x.cancel(ErrCut)
+	x.interrupt(ErrCut)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {

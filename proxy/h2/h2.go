@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/http2"
 
-	"github.com/yumen-zt/yumen/proxy/bridge"
 	"github.com/yumen-zt/yumen/proxy/exchange"
 )
 
@@ -51,9 +50,9 @@ func New(cfg Config) *Server {
 		MaxHeaderBytes: cfg.HeaderBytes,
 		IdleTimeout:    cfg.IdleTimeout,
 		ErrorLog:       debugLog(cfg.Logger),
-		Handler: &bridge.Handler{
-			Carrier: exchange.H2, Serve: s.serve, Now: cfg.Now,
-			Conn: func(ctx context.Context) *exchange.Conn { return ctx.Value(connKey{}).(*exchange.Conn) },
+		Handler: &handler{
+			cfg: &s.cfg, serve: s.serve,
+			conn: func(ctx context.Context) *exchange.Conn { return ctx.Value(connKey{}).(*exchange.Conn) },
 		},
 	}
 	s.http2 = &http2.Server{

@@ -1,9 +1,15 @@
-// Package upstream carries requests to applications: pooled HTTP/1.1 (or, for
-// an application that is configured so, HTTP/2) over the gateway's only dialer.
+// Package upstream carries requests to applications over the gateway's only
+// dialer: HTTP/1.1 by an engine of its own, HTTP/2 (for applications that are
+// configured so) by net/http's Transport.
 //
-// It stands on net/http's Transport as a plain round trip. Nothing is
-// decompressed, redirected or buffered, and a request is tried again on another
-// connection only when nothing of it was sent or it is idempotent.
+// Over HTTP/1.1 the goroutine of the exchange writes the request and reads the
+// answer itself; only a request with a body has a second one. Connections are
+// pooled, the newest first. Nothing is decompressed, redirected or buffered. A
+// request is tried again on another connection only when nothing of an answer
+// has come, the connection had been used before, and the request may be
+// repeated.
+//
+// Start with [Engine.Do]. conn.go is one connection, answer.go what it gives.
 package upstream
 
 import (
@@ -14,15 +20,14 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
-	"net/url"
 	"sync"
 	"time"
 
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/message"
 )
 
 // Config is what an [Engine] needs. All fields are required.
@@ -30,64 +35,116 @@ type Config struct {
 	Dial          func(ctx context.Context, app *apps.App, network, addr string) (net.Conn, error)
 	AnswerTimeout time.Duration // for the head of the answer
 	IdleTimeout   time.Duration // of pooled connections
+	Watch         *watch.Watch
 }
 
 const (
-	maxAnswerHead = 64 << 10
-	maxInfos      = 8   // informational answers to one request
-	maxIdle       = 512 // of one upstream: with fewer, a burst of HTTP/2 streams dials anew for each request
+	maxAnswerHead   = 64 << 10
+	maxAnswerFields = 512
+	maxInfos        = 8   // informational answers to one request
+	maxIdle         = 512 // of one upstream: with fewer, a burst of HTTP/2 streams dials anew for each request
+	handshakeTime   = 5 * time.Second
+	sweepEvery      = 5 * time.Second
 )
+
+var answerLimits = message.Limits{Bytes: maxAnswerHead, Fields: maxAnswerFields}
 
 // Engine sends requests. Its methods are safe for concurrent use.
 type Engine struct {
-	cfg Config
-	mu  sync.Mutex
-	by  map[*apps.App]*http.Transport // guarded by mu
+	cfg   Config
+	sweep watch.Alarm
+
+	mu     sync.Mutex
+	closed bool                          // guarded by mu: nothing is kept any more
+	idle   map[*apps.Upstream][]*conn    // guarded by mu; the newest last
+	http2  map[*apps.App]*http.Transport // guarded by mu
 }
 
-// New returns an engine.
-func New(cfg Config) *Engine { return &Engine{cfg: cfg, by: map[*apps.App]*http.Transport{}} }
+// New returns an engine. It is in use until CloseIdle.
+func New(cfg Config) *Engine {
+	e := &Engine{cfg: cfg, idle: map[*apps.Upstream][]*conn{}, http2: map[*apps.App]*http.Transport{}}
+	cfg.Watch.Add(&e.sweep, e.closeOld)
+	e.sweep.Arm(sweepEvery)
+	return e
+}
 
-// CloseIdle closes the connections that are not in use. Those in use close
-// themselves when they have been idle for the idle timeout.
+// CloseIdle closes the connections that are not in use, and lets those in use
+// close when their answer ends. The engine can be used still, at the price of a
+// connection a request.
 func (e *Engine) CloseIdle() {
+	e.cfg.Watch.Remove(&e.sweep)
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, t := range e.by {
+	e.closed = true
+	idle := e.idle
+	e.idle = nil
+	for _, t := range e.http2 {
 		t.CloseIdleConnections()
 	}
+	e.mu.Unlock()
+	for _, conns := range idle {
+		for _, c := range conns {
+			c.close()
+		}
+	}
 }
 
-func (e *Engine) transport(a *apps.App) *http.Transport {
+// closeOld closes connections that were not used for the idle timeout.
+func (e *Engine) closeOld() {
+	var old []*conn
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if t := e.by[a]; t != nil {
-		return t
+	limit := time.Now().Add(-e.cfg.IdleTimeout)
+	for u, conns := range e.idle {
+		n := 0
+		for n < len(conns) && conns[n].since.Before(limit) {
+			n++
+		}
+		old = append(old, conns[:n]...)
+		if e.idle[u] = append(conns[:0:0], conns[n:]...); n == len(conns) {
+			delete(e.idle, u)
+		}
 	}
-	t := &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return e.cfg.Dial(ctx, a, "tcp", addr)
-		},
-		TLSClientConfig:        a.TLSConfig(),
-		TLSHandshakeTimeout:    5 * time.Second,
-		DisableCompression:     true,
-		MaxIdleConnsPerHost:    maxIdle,
-		IdleConnTimeout:        e.cfg.IdleTimeout,
-		ResponseHeaderTimeout:  e.cfg.AnswerTimeout,
-		MaxResponseHeaderBytes: maxAnswerHead,
-		WriteBufferSize:        16 << 10,
-		ReadBufferSize:         16 << 10,
-		Protocols:              new(http.Protocols),
-		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{},
+	again := !e.closed
+	e.mu.Unlock()
+	for _, c := range old {
+		c.close()
 	}
-	t.Protocols.SetHTTP1(!a.HTTP2)
-	if a.HTTP2 {
-		t.TLSNextProto = nil
-		t.Protocols.SetHTTP2(true)
-		t.Protocols.SetUnencryptedHTTP2(true)
+	if again {
+		e.sweep.Arm(sweepEvery)
 	}
-	e.by[a] = t
-	return t
+}
+
+// take returns a pooled connection to u, or nil.
+func (e *Engine) take(u *apps.Upstream) *conn {
+	for {
+		e.mu.Lock()
+		conns := e.idle[u]
+		if len(conns) == 0 {
+			e.mu.Unlock()
+			return nil
+		}
+		c := conns[len(conns)-1]
+		conns[len(conns)-1] = nil
+		e.idle[u] = conns[:len(conns)-1]
+		e.mu.Unlock()
+		if c.usable() {
+			return c
+		}
+		c.close()
+	}
+}
+
+// keep puts c into the pool, or closes it.
+func (e *Engine) keep(c *conn) {
+	c.since = time.Now()
+	e.mu.Lock()
+	full := e.closed || len(e.idle[c.u]) >= maxIdle
+	if !full {
+		e.idle[c.u] = append(e.idle[c.u], c)
+	}
+	e.mu.Unlock()
+	if full {
+		c.close()
+	}
 }
 
 // Request is what goes to an upstream. Path and Query are sent as they are.
@@ -96,7 +153,7 @@ type Request struct {
 	Host        string
 	Path, Query string
 	Header      exchange.Header // without framing fields
-	Body        io.ReadCloser   // nil: none; the engine closes it
+	Body        io.ReadCloser   // nil: none. Close ends a read that waits; the engine calls it when the answer has come first
 	Length      int64           // -1: not known
 	Trailers    []string        // names of request trailers
 	Trailer     func() exchange.Header
@@ -105,7 +162,8 @@ type Request struct {
 	Info func(status int, h exchange.Header) error
 }
 
-// Response is an upstream's answer. The caller closes Body.
+// Response is an upstream's answer. The caller closes Body; Header is valid
+// until then.
 type Response struct {
 	Status   int
 	Header   exchange.Header
@@ -113,8 +171,13 @@ type Response struct {
 	Body     io.ReadCloser
 	Trailers []string
 	Trailer  func() exchange.Header // valid at the body's end
-	Tunnel   io.ReadWriteCloser     // after 101, instead of Body
+	Tunnel   io.ReadWriteCloser     // after 101, beside an empty Body
+
+	ready func() bool
 }
+
+// Ready reports whether a part of the body is here already.
+func (r *Response) Ready() bool { return r.ready != nil && r.ready() }
 
 // Error is a failed round trip.
 type Error struct {
@@ -128,117 +191,64 @@ func (e *Error) Error() string { return fmt.Sprintf("forward to upstream: %v", e
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Do sends req to u and returns the head of its answer. Errors are [*Error].
-// When ctx ends, the round trip and the answer's body end with it.
-func (e *Engine) Do(ctx context.Context, app *apps.App, u *apps.Upstream, req *Request) (*Response, error) {
-	trace := &httptrace.ClientTrace{}
-	infos := 0
-	trace.Got1xxResponse = func(code int, h textproto.MIMEHeader) error {
-		if infos++; infos > maxInfos {
-			return fmt.Errorf("more than %d informational answers", maxInfos)
-		}
-		if code == http.StatusContinue || code == http.StatusSwitchingProtocols || req.Info == nil {
-			return nil
-		}
-		return req.Info(code, list(http.Header(h)))
+// Do sends req to u on behalf of x and returns the head of its answer. Errors
+// are [*Error]. When x is over, the round trip and the answer's body end.
+func (e *Engine) Do(x *exchange.Exchange, app *apps.App, u *apps.Upstream, req *Request) (*Response, error) {
+	if app.HTTP2 {
+		return e.doHTTP2(x.Context(), app, u, req)
 	}
-	r := &http.Request{
-		Method: req.Method, Host: req.Host,
-		URL:    &url.URL{Scheme: u.Scheme, Host: u.Addr(), Opaque: req.Path, RawQuery: req.Query},
-		Header: make(http.Header, len(req.Header)+1), ContentLength: req.Length,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}
-	for _, f := range req.Header {
-		k := http.CanonicalHeaderKey(f.Name)
-		r.Header[k] = append(r.Header[k], f.Value)
-	}
-	if _, ok := r.Header["User-Agent"]; !ok {
-		r.Header["User-Agent"] = nil // none of our own
-	}
-	if req.Upgrade != "" {
-		r.Header["Connection"] = []string{"Upgrade"}
-		r.Header["Upgrade"] = []string{req.Upgrade}
-	}
-	if req.Body != nil {
-		r.Body = req.Body
-		if len(req.Trailers) > 0 {
-			r.ContentLength = -1
-			r.Trailer = make(http.Header, len(req.Trailers))
-			for _, n := range req.Trailers {
-				r.Trailer[http.CanonicalHeaderKey(n)] = nil
+	c := e.take(u)
+	for {
+		pooled := c != nil
+		if !pooled {
+			var err error
+			if c, err = e.dial(x.Context(), app, u); err != nil {
+				return nil, &Error{classify(err), err}
 			}
-			r.Body = &trailing{ReadCloser: req.Body, to: r.Trailer, from: req.Trailer}
 		}
-	}
-	if app.HTTP2 && req.Header.Get("Content-Type") != "" {
-		r.Header["Te"] = []string{"trailers"}
-	}
-	res, err := e.transport(app).RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
-	if err != nil {
+		res, err := c.roundTrip(x, req)
+		if err == nil {
+			return res, nil
+		}
+		c.close()
+		if pooled && c.silent && !x.Over() && repeatable(req) {
+			c = nil // the upstream may have closed it as we wrote: once more, on a fresh one
+			continue
+		}
 		return nil, &Error{classify(err), err}
 	}
-	return e.answer(req, res)
 }
 
-func (e *Engine) answer(req *Request, res *http.Response) (*Response, error) {
-	out := &Response{Status: res.StatusCode, Header: list(res.Header), Length: res.ContentLength, Body: res.Body}
-	bad := func(format string, args ...any) (*Response, error) {
-		res.Body.Close()
-		return nil, &Error{reason.UpstreamBadResponse, fmt.Errorf(format, args...)}
+// repeatable reports whether req may be sent twice (RFC 9110 §9.2.2).
+func repeatable(req *Request) bool {
+	switch req.Method {
+	case "GET", "HEAD", "OPTIONS", "PROPFIND", "REPORT", "SEARCH":
+		return req.Body == nil
 	}
-	switch {
-	case res.StatusCode == http.StatusSwitchingProtocols:
-		if req.Upgrade == "" {
-			return bad("101 to a request without upgrade")
-		}
-		rw, ok := res.Body.(io.ReadWriteCloser)
-		if !ok {
-			return bad("101 without a tunnel")
-		}
-		out.Tunnel = rw
-		return out, nil
-	case res.StatusCode < 200 || res.StatusCode > 599:
-		return bad("status %d", res.StatusCode)
-	}
-	if len(res.Trailer) > 0 {
-		for n := range res.Trailer {
-			out.Trailers = append(out.Trailers, n)
-		}
-		out.Trailer = func() exchange.Header { return list(res.Trailer) }
-	}
-	return out, nil
+	return false
 }
 
-// trailing copies the request's trailers at the body's end, where Transport
-// reads them.
-type trailing struct {
-	io.ReadCloser
-	to   http.Header
-	from func() exchange.Header
-}
-
-func (t *trailing) Read(p []byte) (int, error) {
-	n, err := t.ReadCloser.Read(p)
-	if err == io.EOF {
-		for _, f := range t.from() {
-			if k := http.CanonicalHeaderKey(f.Name); t.has(k) {
-				t.to[k] = append(t.to[k], f.Value)
-			}
-		}
+// dial connects to u.
+func (e *Engine) dial(ctx context.Context, app *apps.App, u *apps.Upstream) (*conn, error) {
+	raw, err := e.cfg.Dial(ctx, app, "tcp", u.Addr())
+	if err != nil {
+		return nil, err
 	}
-	return n, err
-}
-
-func (t *trailing) has(k string) bool { _, ok := t.to[k]; return ok }
-
-func list(h http.Header) exchange.Header {
-	out := make(exchange.Header, 0, len(h))
-	for name, values := range h {
-		for _, v := range values {
-			out.Add(name, v)
+	if u.Scheme == "https" {
+		conf := app.TLSConfig()
+		if conf.ServerName == "" {
+			conf.ServerName = u.Host
 		}
+		t := tls.Client(raw, conf)
+		ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+		defer cancel()
+		if err := t.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, err
+		}
+		raw = t
 	}
-	return out
+	return newConn(e, u, raw), nil
 }
 
 // classify finds the reason of a failed round trip.

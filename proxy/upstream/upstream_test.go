@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/internal/watch"
+	"github.com/yumen-zt/yumen/proxy/exchange"
 )
 
 // A burst as wide as a few HTTP/2 connections must find the connections of the
@@ -37,7 +39,7 @@ func TestBurstsUseConnectionsAgain(t *testing.T) {
 			dials.Add(1)
 			return reg.Dial(ctx, a, network, addr)
 		},
-		AnswerTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		AnswerTimeout: 10 * time.Second, IdleTimeout: time.Minute, Watch: watch.New(),
 	})
 	defer e.CloseIdle()
 	app := reg.ID("APP00000001")
@@ -46,9 +48,12 @@ func TestBurstsUseConnectionsAgain(t *testing.T) {
 		var g sync.WaitGroup
 		for range wide {
 			g.Go(func() {
+				x := &exchange.Exchange{}
+				x.Begin(t.Context(), time.Now())
+				defer x.End()
 				u := app.Pick(time.Now(), "http")
 				defer u.Done(true, time.Now())
-				res, err := e.Do(t.Context(), app, u, &Request{Method: "GET", Host: "app.test", Path: "/"})
+				res, err := e.Do(x, app, u, &Request{Method: "GET", Host: "app.test", Path: "/"})
 				if err != nil {
 					t.Error(err)
 					all.Done()

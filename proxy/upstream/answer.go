@@ -1,0 +1,192 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/message"
+)
+
+// answer is the answer to one request over HTTP/1.1, and the sending of the
+// request's body beside it. It is its own Body.
+type answer struct {
+	Response
+	c    *conn
+	x    *exchange.Exchange
+	req  *Request
+	body message.Body
+	sent chan error // nil: the request has no body, or its sending was waited for
+	once sync.Once
+
+	mu     sync.Mutex
+	headed bool // guarded by mu: the head is here, the time for it has ended
+}
+
+// begin judges the head and makes the body.
+func (a *answer) begin() error {
+	h := &a.c.head
+	a.Status, a.Header, a.Length = h.Status, h.Fields, h.Length
+	a.Response.Body = a
+	if h.Status == 101 {
+		if a.req.Upgrade == "" {
+			return errors.New("101 to a request without upgrade")
+		}
+		a.Tunnel = &tunnel{a}
+		a.Length = 0
+		a.body.Init(&a.c.in, message.None, 0, true, maxAnswerHead)
+		return nil
+	}
+	framing := message.UntilClose
+	switch {
+	case a.req.Method == "HEAD" || h.Status == 204 || h.Status == 304:
+		framing = message.None
+	case h.Chunked:
+		framing = message.ByChunks
+	case h.Length >= 0:
+		framing = message.ByLength
+	}
+	a.body.Init(&a.c.in, framing, h.Length, true, maxAnswerHead)
+	if framing == message.ByChunks && len(h.Trailers) > 0 {
+		a.Trailers = h.Trailers
+		a.Trailer = func() exchange.Header { return a.body.Trailer }
+	}
+	a.ready = a.body.Ready
+	return nil
+}
+
+// Read reads the body.
+func (a *answer) Read(p []byte) (int, error) { return a.body.Read(p) }
+
+// Close ends the answer. The connection goes back to the pool when both bodies
+// were carried to their end.
+func (a *answer) Close() error {
+	a.once.Do(a.end)
+	return nil
+}
+
+func (a *answer) end() {
+	err := a.stopSending()
+	a.x.Hold(nil)
+	h := &a.c.head
+	persists := h.Minor == 1 && !h.Close || h.Minor == 0 && h.KeepAlive
+	if err != nil || a.Tunnel != nil || !persists || !a.body.Ended() || a.body.Framing() == message.UntilClose ||
+		a.c.in.Buffered() > 0 || a.c.aborted.Load() {
+		a.c.close()
+		return
+	}
+	a.c.in.Release()
+	a.c.e.keep(a.c)
+}
+
+// send sends the request's body, and begins the time for the answer.
+func (a *answer) send(sent chan<- error) {
+	err := a.sendBody()
+	if err != nil {
+		a.c.Abort() // the upstream waits for what will not come
+	}
+	a.mu.Lock()
+	if !a.headed {
+		a.c.late.Arm(a.c.e.cfg.AnswerTimeout)
+	}
+	a.mu.Unlock()
+	sent <- err
+}
+
+// inTime ends the time for the head.
+func (a *answer) inTime() {
+	a.mu.Lock()
+	a.headed = true
+	a.mu.Unlock()
+	a.c.late.Disarm()
+}
+
+// stopSending ends the sending of the body and waits for its end; nil: it was
+// sent whole.
+func (a *answer) stopSending() error {
+	if a.sent == nil {
+		return nil
+	}
+	sent := a.sent
+	a.sent = nil
+	select {
+	case err := <-sent:
+		return err
+	default:
+	}
+	_ = a.req.Body.Close()
+	a.c.Abort()
+	if err := <-sent; err != nil {
+		return err
+	}
+	return errors.New("the answer came before the body was sent")
+}
+
+// chunkRoom is what a chunk's framing takes.
+const chunkRoom = 16
+
+var parts = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+func (a *answer) sendBody() error {
+	buf := parts.Get().(*[32 << 10]byte)
+	defer parts.Put(buf)
+	var framed []byte
+	left := a.req.Length
+	for {
+		n, err := a.req.Body.Read(buf[:len(buf)-chunkRoom])
+		if n > 0 {
+			p := buf[:n]
+			if a.req.chunked() {
+				framed = message.AppendChunk(framed[:0], p)
+				p = framed
+			} else if left -= int64(n); left < 0 {
+				return errors.New("send body: longer than its Content-Length")
+			}
+			if _, err := a.c.Write(p); err != nil {
+				return fmt.Errorf("send body: %w", err)
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("send body: %w", err)
+		}
+	}
+	if !a.req.chunked() {
+		if left > 0 {
+			return fmt.Errorf("send body: %w", io.ErrUnexpectedEOF)
+		}
+		return nil
+	}
+	var trailer exchange.Header
+	if len(a.req.Trailers) > 0 {
+		trailer = a.req.announced()
+	}
+	if _, err := a.c.Write(message.AppendLastChunk(framed[:0], trailer)); err != nil {
+		return fmt.Errorf("send body: %w", err)
+	}
+	return nil
+}
+
+// announced returns the trailer fields that the head has announced.
+func (r *Request) announced() exchange.Header {
+	var out exchange.Header
+	for _, f := range r.Trailer() {
+		if slices.ContainsFunc(r.Trailers, func(n string) bool { return strings.EqualFold(n, f.Name) }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// tunnel is the connection behind a 101.
+type tunnel struct{ a *answer }
+
+func (t *tunnel) Read(p []byte) (int, error)  { return t.a.c.in.Read(p) }
+func (t *tunnel) Write(p []byte) (int, error) { return t.a.c.Conn.Write(p) }
+func (t *tunnel) Close() error                { return t.a.c.Conn.Close() }
