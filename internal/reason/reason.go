@@ -168,6 +168,31 @@ const (
 	Overload      Reason = 804
 )
 
+// 9xx: the guard, before any connection. The numbers are those of bpf/src/guard.h.
+const (
+	GuardMalformed     Reason = 901
+	GuardLink          Reason = 902
+	GuardProtocol      Reason = 903
+	GuardFragment      Reason = 904
+	GuardExtension     Reason = 905
+	GuardSource        Reason = 906
+	GuardUnauthorized  Reason = 907
+	GuardDenied        Reason = 908
+	GuardRate          Reason = 909
+	GuardICMPRate      Reason = 910
+	GuardICMPType      Reason = 911
+	GuardTCPFlags      Reason = 912
+	GuardKnock         Reason = 913
+	GuardKnockLost     Reason = 914
+	GuardTicketUnknown Reason = 915
+	GuardTicketExpired Reason = 916
+	GuardTicketPort    Reason = 917
+	GuardTicketRate    Reason = 918
+	GuardTokenForged   Reason = 919
+	GuardTokenReplayed Reason = 920
+	GuardKnockRefused  Reason = 921
+)
+
 // String returns the reason's name in lower snake case: the metric label and
 // the log field.
 func (r Reason) String() string {
