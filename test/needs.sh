@@ -4,6 +4,7 @@
 set -euo pipefail
 declare -A package=(
   [openssl]=openssl [curl]=curl [nginx]=nginx-light [redis-server]=redis-server [redis-cli]=redis-tools [ip]=iproute2
+  [nmap]=nmap [nft]=nftables [clang-14]=clang-14 [llvm-strip]=llvm
 )
 if [ "${1:-}" = bench ]; then # the peers that are measured beside us
   package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
@@ -12,6 +13,7 @@ missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || [ -x "/usr/sbin/$command" ] || [ -x "/sbin/$command" ] || missing+=("${package[$command]}")
 done
+[ -e /usr/include/bpf/bpf_helpers.h ] || missing+=(libbpf-dev) # the guard's program is built anew and compared
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   echo "tests need these programs, please install: ${missing[*]}" >&2

@@ -1,0 +1,114 @@
+package bpf
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// words64 is a map's memory, shared with the program.
+type words64 struct{ b []byte }
+
+func mapWords(m *ebpf.Map) (*words64, error) {
+	n := int(m.ValueSize()) * int(m.MaxEntries())
+	b, err := unix.Mmap(m.FD(), 0, (n+4095)&^4095, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	return &words64{b}, nil
+}
+
+func (w *words64) at(i int) *uint64        { return (*uint64)(unsafe.Pointer(&w.b[8*i])) }
+func (w *words64) load(i int) uint64       { return atomic.LoadUint64(w.at(i)) }
+func (w *words64) store(i int, v uint64)   { atomic.StoreUint64(w.at(i), v) }
+func (w *words64) or(i int, v uint64)      { atomic.OrUint64(w.at(i), v) }
+func (w *words64) at32(i int) *uint32      { return (*uint32)(unsafe.Pointer(&w.b[4*i])) }
+func (w *words64) load32(i int) uint32     { return atomic.LoadUint32(w.at32(i)) }
+func (w *words64) store32(i int, v uint32) { atomic.StoreUint32(w.at32(i), v) }
+
+func (w *words64) close() {
+	if w != nil && w.b != nil {
+		_ = unix.Munmap(w.b) // it was mapped by mapWords
+		w.b = nil
+	}
+}
+
+// Where the fields of struct tuning stand, in 32-bit words.
+const (
+	tuneHalf   = 0
+	tuneSample = 1
+	tuneTrie4  = 2
+	tuneTrie6  = 3
+)
+
+// knownWords is the size of one half of the prefilter.
+const knownWords = 1 << 18
+
+func (g *Guard) seed() [2]uint64 { return [2]uint64{g.tune.load(2), g.tune.load(3)} }
+
+// mix is the program's keyed hash of two words.
+func mix(seed [2]uint64, a, b uint64) uint64 {
+	h := (a ^ seed[0]) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>32 ^ b ^ seed[1]) * 0xd6e8feb86659fd93
+	h = (h ^ h>>32) * 0xd6e8feb86659fd93
+	return h ^ h>>32
+}
+
+func halves(w [4]uint32) (upper, lower uint64) {
+	r := bits.ReverseBytes32
+	return uint64(r(w[0]))<<32 | uint64(r(w[1])), uint64(r(w[2]))<<32 | uint64(r(w[3]))
+}
+
+// knownAt returns the word and the bits of a source in one half.
+func knownAt(seed [2]uint64, source [4]uint32) (word int, mask uint64) {
+	upper, lower := halves(source)
+	h := mix(seed, upper, lower)
+	return int(h >> 46), 1<<(h&63) | 1<<(h>>6&63) | 1<<(h>>12&63) | 1<<(h>>18&63)
+}
+
+// makeKnown marks a source that something is open for, in both halves.
+func (g *Guard) makeKnown(source [4]uint32) {
+	i, mask := knownAt(g.seed(), source)
+	g.known.or(i, mask)
+	g.known.or(i+knownWords, mask)
+}
+
+// rebuildKnown forgets the sources that nothing is open for any more. It fills
+// the half that is not read and then has it read. Whoever opens something
+// writes the map first and then both halves, so nobody is forgotten. It is for
+// one goroutine.
+func (g *Guard) rebuildKnown() error {
+	next := int(g.tune.load32(tuneHalf)+1) & 1
+	for i := range knownWords {
+		g.known.store(next*knownWords+i, 0)
+	}
+	seed, now := g.seed(), uint64(Now())
+	var k guardOpeningKey
+	var v guardOpening
+	it := g.maps[guardMapOpenings].Iterate()
+	for it.Next(&k, &v) {
+		if v.Until <= now {
+			_ = g.maps[guardMapOpenings].Delete(&k) // else it stays until the oldest goes
+			continue
+		}
+		i, mask := knownAt(seed, k.Source.W)
+		g.known.or(next*knownWords+i, mask)
+	}
+	if err := it.Err(); err != nil {
+		return err // the old half stays: it has more, never less
+	}
+	g.tune.store32(tuneHalf, uint32(next))
+	return nil
+}
+
+// Now is the clock of tickets and openings: time since the start of the
+// machine, sleep not counted.
+func Now() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // cannot fail for this clock
+	return time.Duration(t.Nano())
+}

@@ -1,0 +1,1005 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* The guard: what nobody admitted is dropped here, before it costs anything.
+ *
+ * The steps of a packet, in order (guard, at the end of the file):
+ *
+ *	1 parse       link, VLAN tags, IP header, extension headers, ports
+ *	2 sort        neighbour discovery and ICMP go their own way
+ *	3 admit       published, established, opened, token, managed: else dropped
+ *	4 deny        only what would pass is compared with the deny lists
+ *	5 account     counter, sampled event
+ *
+ * Functions are global, so that each is verified once and alone: everything in
+ * line is a thousand times as much work for the verifier. They take what they
+ * need by pointer, offsets instead of packet pointers.
+ *
+ * A token is checked before any state is made for its sender, so that senders
+ * of forged ones cannot fill a map.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "guard.h"
+
+#define GLOBAL __attribute__((noinline))
+#define TOKEN_BYTES 20
+#define MAX_EXTENSIONS 6
+#define CHECK_TICKET 10000000ULL /* ns between two looks at a flow's ticket */
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL"; /* the loader's word for: GPL helpers may be used */
+
+volatile const struct guard_settings settings = {};
+
+/* ---- maps ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 3 * V_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tuning);
+} tune SEC(".maps");
+
+/* Two halves of 2^18 words. Sources that something may be open for: four bits
+ * in one word. Both halves are written, one is read. */
+#define KNOWN_WORDS (1 << 18)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * KNOWN_WORDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} known SEC(".maps");
+
+/* Two bits for each IPv4 /24, and for the hash of each IPv6 /48: 1 something is
+ * in deny_exact, 2 something is in deny_trie. */
+#define DENY_WORDS (1 << 19)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DENY_WORDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} deny_bits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64); /* IPv4 address, or the upper half of an IPv6 one */
+	__type(value, __u8);
+} deny_exact SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct trie_key);
+	__type(value, __u8);
+} deny_trie SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u64);
+} rates SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct ticket);
+} tickets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct opening_key);
+	__type(value, struct opening);
+} openings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} knocks SEC(".maps");
+
+/* bpf2go keeps the types that these name. */
+const struct drop_event *unused_drop_event __attribute__((unused));
+const struct knock_event *unused_knock_event __attribute__((unused));
+
+/* ---- the packet as the steps see it ---- */
+
+struct packet {
+	struct address source;
+	struct address destination;
+	__u16 at;      /* offset of what is to be read next: at last, of the ports */
+	__u16 end;     /* offset behind the IP packet */
+	__u16 payload; /* offset of what the transport carries */
+	__u16 source_port; /* network order */
+	__u16 port;        /* network order */
+	__u8 family;
+	__u8 protocol;
+	__u8 fragment; /* any fragment, also the first */
+	__u8 flags;    /* of TCP; type of ICMP */
+	__u8 hops;
+	__u8 verdict_detail;
+	__u32 length;
+};
+
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+#define TCP_ACK 16
+
+/* here returns a pointer to n bytes at offset at, or 0. */
+static __always_inline void *here(struct xdp_md *ctx, __u32 at, __u32 n)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	if (at > 4096)
+		return 0;
+	if (data + at + n > end)
+		return 0;
+	return data + at;
+}
+
+/* ---- 1 parse ---- */
+
+/* parse_link leaves the offset behind the link header. */
+GLOBAL int parse_link(struct xdp_md *ctx, struct packet *p)
+{
+	struct ethhdr *eth;
+	__u16 type;
+
+	if (!p)
+		return V_MALFORMED;
+	eth = here(ctx, 0, sizeof(*eth));
+	if (!eth)
+		return V_MALFORMED;
+	type = eth->h_proto;
+	p->at = sizeof(*eth);
+	for (int i = 0; i < 2; i++) {
+		__be16 *tag;
+
+		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
+			break;
+		tag = here(ctx, p->at, 4);
+		if (!tag)
+			return V_MALFORMED;
+		type = tag[1];
+		p->at += 4;
+	}
+	if (type == bpf_htons(ETH_P_ARP))
+		return V_ARP;
+	if (type == bpf_htons(ETH_P_IP))
+		p->family = FAMILY_V4;
+	else if (type == bpf_htons(ETH_P_IPV6))
+		p->family = FAMILY_V6;
+	else
+		return V_LINK;
+	return V_NONE;
+}
+
+/* parse_v4 reads the IPv4 header (RFC 791); options are stepped over. */
+GLOBAL int parse_v4(struct xdp_md *ctx, struct packet *p)
+{
+	struct iphdr *ip;
+	__u32 header, total, room, first;
+
+	if (!p)
+		return V_MALFORMED;
+	ip = here(ctx, p->at, sizeof(*ip));
+	if (!ip)
+		return V_MALFORMED;
+	header = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	room = p->length - p->at;
+	if (ip->version != 4 || header < sizeof(*ip) || total < header || total > room)
+		return V_MALFORMED;
+	p->source.w[2] = bpf_htonl(0xffff);
+	p->source.w[3] = ip->saddr;
+	p->destination.w[2] = bpf_htonl(0xffff);
+	p->destination.w[3] = ip->daddr;
+	p->protocol = ip->protocol;
+	p->hops = ip->ttl;
+	p->fragment = (ip->frag_off & bpf_htons(0x3fff)) != 0;
+	p->end = p->at + total;
+	p->at += header;
+	first = bpf_ntohl(ip->saddr) >> 24;
+	if (first == 0 || first == 127 || first >= 224)
+		return V_SOURCE;
+	return V_NONE;
+}
+
+/* parse_v6 reads the IPv6 header and its extension headers (RFC 8200). */
+GLOBAL int parse_v6(struct xdp_md *ctx, struct packet *p)
+{
+	struct ipv6hdr *ip;
+	__u32 payload, room;
+	__u8 next;
+
+	if (!p)
+		return V_MALFORMED;
+	ip = here(ctx, p->at, sizeof(*ip));
+	if (!ip)
+		return V_MALFORMED;
+	payload = bpf_ntohs(ip->payload_len);
+	room = p->length - p->at;
+	if (ip->version != 6 || payload == 0 || payload + sizeof(*ip) > room)
+		return V_MALFORMED;
+	__builtin_memcpy(&p->source, &ip->saddr, sizeof(p->source));
+	__builtin_memcpy(&p->destination, &ip->daddr, sizeof(p->destination));
+	p->hops = ip->hop_limit;
+	next = ip->nexthdr;
+	p->at += sizeof(*ip);
+	p->end = p->at + payload;
+	for (int i = 0; i <= MAX_EXTENSIONS; i++) {
+		__u8 *ext;
+		__u32 size;
+
+		switch (next) {
+		case IPPROTO_HOPOPTS:
+			if (i != 0)
+				return V_EXTENSION; /* only the first may be it */
+			break;
+		case IPPROTO_ROUTING:
+		case IPPROTO_DSTOPTS:
+		case IPPROTO_AH:
+		case IPPROTO_FRAGMENT:
+			break;
+		default:
+			p->protocol = next;
+			/* A mapped address on the wire would be read as IPv4. */
+			if (p->source.w[0] == 0 && p->source.w[1] == 0 && p->source.w[2] == bpf_htonl(0xffff))
+				return V_SOURCE;
+			if ((p->source.w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
+				return V_SOURCE; /* multicast */
+			if (p->source.w[0] == 0 && p->source.w[1] == 0 && p->source.w[2] == 0) {
+				/* ::, which duplicate address detection uses, and ::1 */
+				if (p->source.w[3] != 0 || next != IPPROTO_ICMPV6)
+					return V_SOURCE;
+			}
+			return V_NONE;
+		}
+		if (i == MAX_EXTENSIONS)
+			return V_EXTENSION;
+		ext = here(ctx, p->at, 8);
+		if (!ext || p->at + 8 > p->end)
+			return V_MALFORMED;
+		if (next == IPPROTO_FRAGMENT) {
+			p->fragment = 1;
+			size = 8;
+			if ((ext[2] | (ext[3] & 0xf8)) != 0) { /* not the first: no ports follow */
+				p->protocol = ext[0];
+				p->at += size;
+				return V_NONE;
+			}
+		} else if (next == IPPROTO_AH) {
+			size = (ext[1] + 2) * 4;
+		} else {
+			size = (ext[1] + 1) * 8;
+		}
+		next = ext[0];
+		p->at += size;
+		if (p->at > p->end)
+			return V_MALFORMED;
+	}
+	return V_EXTENSION;
+}
+
+/* parse_transport reads ports and flags, or the type of ICMP. */
+GLOBAL int parse_transport(struct xdp_md *ctx, struct packet *p)
+{
+	__u32 room;
+
+	if (!p)
+		return V_MALFORMED;
+	if (p->at > p->end)
+		return V_MALFORMED;
+	room = p->end - p->at;
+	if (p->protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = here(ctx, p->at, sizeof(*tcp));
+		__u32 header;
+
+		if (!tcp || room < sizeof(*tcp))
+			return V_MALFORMED;
+		header = tcp->doff * 4;
+		if (header < sizeof(*tcp) || header > room)
+			return V_MALFORMED;
+		p->source_port = tcp->source;
+		p->port = tcp->dest;
+		p->flags = ((__u8 *)tcp)[13];
+		p->payload = p->at + header;
+		if (p->source_port == 0 || p->port == 0)
+			return V_MALFORMED;
+		if ((p->flags & TCP_SYN) && (p->flags & (TCP_FIN | TCP_RST)))
+			return V_TCP_FLAGS;
+		if (!(p->flags & (TCP_SYN | TCP_ACK | TCP_RST)))
+			return V_TCP_FLAGS;
+		return V_NONE;
+	}
+	if (p->protocol == IPPROTO_UDP) {
+		struct udphdr *udp = here(ctx, p->at, sizeof(*udp));
+		__u32 length;
+
+		if (!udp || room < sizeof(*udp))
+			return V_MALFORMED;
+		length = bpf_ntohs(udp->len);
+		if (length < sizeof(*udp) || length > room)
+			return V_MALFORMED;
+		p->source_port = udp->source;
+		p->port = udp->dest;
+		p->payload = p->at + sizeof(*udp);
+		p->end = p->at + length;
+		if (p->source_port == 0 || p->port == 0)
+			return V_MALFORMED; /* 0 would meet the key of knocks as its own */
+		return V_NONE;
+	}
+	if (p->protocol == (p->family == FAMILY_V4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+		__u8 *icmp = here(ctx, p->at, 8);
+
+		if (!icmp || room < 8)
+			return V_MALFORMED;
+		p->flags = icmp[0];
+		return V_NONE;
+	}
+	return V_PROTOCOL;
+}
+
+/* ---- what sources are known for ---- */
+
+static __always_inline struct tuning *tuned(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&tune, &zero);
+}
+
+/* mix is a keyed hash of two words. */
+static __always_inline __u64 mix(const struct tuning *t, __u64 a, __u64 b)
+{
+	__u64 h = (a ^ t->seed[0]) * 0x9e3779b97f4a7c15ULL;
+
+	h = (h ^ (h >> 32) ^ b ^ t->seed[1]) * 0xd6e8feb86659fd93ULL;
+	h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93ULL;
+	return h ^ (h >> 32);
+}
+
+static __always_inline __u64 upper(const struct address *a)
+{
+	return ((__u64)bpf_ntohl(a->w[0]) << 32) | bpf_ntohl(a->w[1]);
+}
+
+static __always_inline __u64 lower(const struct address *a)
+{
+	return ((__u64)bpf_ntohl(a->w[2]) << 32) | bpf_ntohl(a->w[3]);
+}
+
+static __always_inline __u64 known_mask(__u64 h)
+{
+	return (1ULL << (h & 63)) | (1ULL << ((h >> 6) & 63)) | (1ULL << ((h >> 12) & 63)) | (1ULL << ((h >> 18) & 63));
+}
+
+/* is_known reports whether something may be open for p's source. */
+GLOBAL int is_known(struct packet *p)
+{
+	__u64 h, mask, *word;
+	struct tuning *t;
+	__u32 index;
+
+	if (!p)
+		return 0;
+	t = tuned();
+	if (!t)
+		return 0;
+	h = mix(t, upper(&p->source), lower(&p->source));
+	index = (h >> 46) + (t->known_half & 1) * KNOWN_WORDS;
+	word = bpf_map_lookup_elem(&known, &index);
+	if (!word)
+		return 0;
+	mask = known_mask(h);
+	return (*word & mask) == mask;
+}
+
+GLOBAL int make_known(struct packet *p)
+{
+	__u64 h, mask, *word;
+	struct tuning *t;
+	__u32 index;
+
+	if (!p)
+		return 0;
+	t = tuned();
+	if (!t)
+		return 0;
+	h = mix(t, upper(&p->source), lower(&p->source));
+	mask = known_mask(h);
+	for (int half = 0; half < 2; half++) {
+		index = (h >> 46) + half * KNOWN_WORDS;
+		word = bpf_map_lookup_elem(&known, &index);
+		if (word)
+			__sync_fetch_and_or(word, mask);
+	}
+	return 0;
+}
+
+/* gcra takes one from the credit at tat and reports whether it was there. */
+static __always_inline int gcra(__u64 *tat, __u64 now, __u64 interval, __u64 burst)
+{
+	__u64 old = *tat, next = old > now ? old : now;
+
+	next += interval;
+	if (next - now > burst + interval)
+		return 0;
+	__sync_val_compare_and_swap(tat, old, next); /* lost to another CPU: one more passes */
+	return 1;
+}
+
+/* within_rate is one source's rate: an IPv4 address, or an IPv6 /64. Buckets are
+ * shared by few sources, and none is made for anybody. */
+GLOBAL int within_rate(struct packet *p, int icmp)
+{
+	__u64 interval = icmp ? settings.icmp_interval : settings.rate_interval;
+	__u64 burst = icmp ? settings.icmp_burst : settings.rate_burst;
+	struct tuning *t = tuned();
+	__u32 index;
+	__u64 *tat;
+
+	if (!p || !t || interval == 0)
+		return 1;
+	index = mix(t, upper(&p->source), p->family == FAMILY_V4 ? lower(&p->source) : 1 + (icmp != 0)) + (icmp != 0);
+	index &= settings.rate_mask;
+	tat = bpf_map_lookup_elem(&rates, &index);
+	if (!tat)
+		return 1;
+	return gcra(tat, bpf_ktime_get_coarse_ns(), interval, burst);
+}
+
+/* is_denied compares the source with the deny lists. */
+GLOBAL int is_denied(struct packet *p)
+{
+	__u32 slot, index;
+	__u64 key, *word, bits;
+	struct tuning *t;
+
+	if (!p)
+		return 1;
+	t = tuned();
+	if (!t)
+		return 1;
+	if (p->family == FAMILY_V4) {
+		key = lower(&p->source);
+		slot = (__u32)key >> 8;
+	} else {
+		key = upper(&p->source);
+		slot = mix(t, key >> 16, 0) >> 40;
+	}
+	index = slot >> 5;
+	word = bpf_map_lookup_elem(&deny_bits, &index);
+	if (!word)
+		return 1;
+	bits = (*word >> ((slot & 31) * 2)) & 3;
+	if ((bits & 1) && bpf_map_lookup_elem(&deny_exact, &key))
+		return 1;
+	if ((bits & 2) || (p->family == FAMILY_V4 ? t->deny_trie4 : t->deny_trie6)) {
+		struct trie_key k = {.bits = 128, .address = p->source};
+
+		if (bpf_map_lookup_elem(&deny_trie, &k))
+			return 1;
+	}
+	return 0;
+}
+
+GLOBAL int is_managed(struct packet *p)
+{
+	if (!p)
+		return 0;
+	for (__u32 i = 0; i < MAX_MANAGEMENT; i++) {
+		volatile const struct prefix *m = &settings.management[i];
+
+		if (i >= settings.managements)
+			break;
+		if ((p->source.w[0] & m->mask.w[0]) == m->address.w[0] && (p->source.w[1] & m->mask.w[1]) == m->address.w[1] &&
+		    (p->source.w[2] & m->mask.w[2]) == m->address.w[2] && (p->source.w[3] & m->mask.w[3]) == m->address.w[3])
+			return 1;
+	}
+	return 0;
+}
+
+/* ---- sockets of this host ---- */
+
+static __always_inline void tuple_of(const struct packet *p, struct bpf_sock_tuple *t)
+{
+	if (p->family == FAMILY_V4) {
+		t->ipv4.saddr = p->source.w[3];
+		t->ipv4.daddr = p->destination.w[3];
+		t->ipv4.sport = p->source_port;
+		t->ipv4.dport = p->port;
+		return;
+	}
+	__builtin_memcpy(t->ipv6.saddr, &p->source, 16);
+	__builtin_memcpy(t->ipv6.daddr, &p->destination, 16);
+	t->ipv6.sport = p->source_port;
+	t->ipv6.dport = p->port;
+}
+
+/* is_established reports whether a socket, not a listener, has this 5-tuple. */
+GLOBAL int is_established(struct xdp_md *ctx, struct packet *p)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	int yes;
+
+	if (!p)
+		return 0;
+	tuple_of(p, &t);
+	if (p->family == FAMILY_V4)
+		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	else
+		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	yes = sk->state != BPF_TCP_LISTEN;
+	bpf_sk_release(sk);
+	return yes;
+}
+
+/* is_reply reports whether a connected UDP socket waits for this datagram. */
+GLOBAL int is_reply(struct xdp_md *ctx, struct packet *p)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	int yes;
+
+	if (!p)
+		return 0;
+	tuple_of(p, &t);
+	if (p->family == FAMILY_V4)
+		sk = bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	else
+		sk = bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	yes = sk->state == BPF_TCP_ESTABLISHED;
+	bpf_sk_release(sk);
+	return yes;
+}
+
+/* ---- permits ---- */
+
+#define ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
+#define SIPROUND                                                                                                       \
+	do {                                                                                                           \
+		v0 += v1; v1 = ROTL(v1, 13); v1 ^= v0; v0 = ROTL(v0, 32);                                              \
+		v2 += v3; v3 = ROTL(v3, 16); v3 ^= v2;                                                                 \
+		v0 += v3; v3 = ROTL(v3, 21); v3 ^= v0;                                                                 \
+		v2 += v1; v1 = ROTL(v1, 17); v1 ^= v2; v2 = ROTL(v2, 32);                                              \
+	} while (0)
+
+/* siphash16 is SipHash-2-4 of 16 bytes, read as two little-endian words. */
+static __always_inline __u64 siphash16(__u64 k0, __u64 k1, __u64 m0, __u64 m1)
+{
+	__u64 v0 = 0x736f6d6570736575ULL ^ k0, v1 = 0x646f72616e646f6dULL ^ k1;
+	__u64 v2 = 0x6c7967656e657261ULL ^ k0, v3 = 0x7465646279746573ULL ^ k1;
+	__u64 last = 16ULL << 56;
+
+	v3 ^= m0; SIPROUND; SIPROUND; v0 ^= m0;
+	v3 ^= m1; SIPROUND; SIPROUND; v0 ^= m1;
+	v3 ^= last; SIPROUND; SIPROUND; v0 ^= last;
+	v2 ^= 0xff; SIPROUND; SIPROUND; SIPROUND; SIPROUND;
+	return v0 ^ v1 ^ v2 ^ v3;
+}
+
+struct token {
+	__u64 alias; /* as it lies in memory */
+	__u64 mac;
+	__u32 counter; /* network order */
+	__u16 port;    /* network order; that the token is for */
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* take_window takes counter from a ticket's window, each at most once. */
+static __always_inline int take_window(__u64 *window, __u32 counter)
+{
+	for (int i = 0; i < 4; i++) {
+		__u64 old = *window, next;
+		__u32 top = old >> 32, bits = old, back;
+
+		if (counter > top) {
+			__u32 step = counter - top;
+
+			/* bit 0 is the counter just below the newest */
+			bits = step >= 33 ? 0 : (__u32)((((__u64)bits << 1) | 1) << (step - 1));
+			next = ((__u64)counter << 32) | bits;
+		} else {
+			if (counter == top)
+				return 0;
+			back = top - counter - 1;
+			if (back >= 32 || (bits >> back) & 1)
+				return 0;
+			next = old | (1ULL << back);
+		}
+		if (__sync_val_compare_and_swap(window, old, next) == old)
+			return 1;
+	}
+	return 0;
+}
+
+/* check_token returns V_NONE for a genuine token that was not used before. */
+GLOBAL int check_token(struct token *t)
+{
+	struct ticket *k;
+	__u64 alias, now, m1;
+
+	if (!t)
+		return V_TOKEN_FORGED;
+	alias = t->alias;
+	k = bpf_map_lookup_elem(&tickets, &alias);
+	if (!k)
+		return V_TICKET_UNKNOWN;
+	m1 = (__u64)t->counter | (__u64)t->port << 32 | (__u64)t->protocol << 48;
+	if (siphash16(k->key[0], k->key[1], alias, m1) != t->mac)
+		return V_TOKEN_FORGED;
+	now = bpf_ktime_get_coarse_ns();
+	if (now >= k->until)
+		return V_TICKET_EXPIRED;
+	if (t->port == bpf_htons(settings.knock_port) && t->protocol == IPPROTO_UDP) {
+		if (!k->knock)
+			return V_TICKET_PORT;
+	} else if (k->port == 0 || t->port != bpf_htons(k->port) || (k->protocol != 0 && k->protocol != t->protocol)) {
+		return V_TICKET_PORT;
+	}
+	if (!take_window(&k->window, bpf_ntohl(t->counter)))
+		return V_TOKEN_REPLAYED;
+	if (settings.ticket_interval && !gcra(&k->tat, now, settings.ticket_interval, settings.ticket_burst))
+		return V_TICKET_RATE;
+	return V_NONE;
+}
+
+/* read_token reads a token at offset at for p's port. */
+GLOBAL int read_token(struct xdp_md *ctx, struct packet *p, struct token *t, __u32 at)
+{
+	__u8 *b;
+
+	if (!p || !t)
+		return 0;
+	b = here(ctx, at, TOKEN_BYTES);
+	if (!b || at + TOKEN_BYTES > p->end || b[0] < 0x80)
+		return 0;
+	__builtin_memcpy(&t->alias, b, 8);
+	__builtin_memcpy(&t->counter, b + 8, 4);
+	__builtin_memcpy(&t->mac, b + 12, 8);
+	t->port = p->port;
+	t->protocol = p->protocol;
+	return 1;
+}
+
+/* find_opening looks for what a knock or a token opened. */
+GLOBAL int find_opening(struct packet *p)
+{
+	struct opening_key key = {};
+	struct opening *o;
+	__u64 now;
+
+	if (!p)
+		return V_NONE;
+	now = bpf_ktime_get_coarse_ns();
+	key.source = p->source;
+	key.port = p->port;
+	key.source_port = p->source_port;
+	key.protocol = p->protocol;
+	o = bpf_map_lookup_elem(&openings, &key);
+	if (o && now < o->until) {
+		if (now - o->checked > CHECK_TICKET || p->protocol == IPPROTO_TCP) {
+			__u64 alias = o->alias;
+
+			if (!bpf_map_lookup_elem(&tickets, &alias))
+				return V_NONE;
+			o->checked = now;
+			if (p->protocol == IPPROTO_UDP)
+				o->until = now + settings.flow_idle;
+		}
+		return V_FLOW;
+	}
+	key.source_port = 0;
+	o = bpf_map_lookup_elem(&openings, &key);
+	if (!o || now >= o->until)
+		return V_NONE;
+	{
+		__u64 alias = o->alias;
+		__u32 mine = 0x10000 | p->source_port, was = o->bound;
+
+		if (!bpf_map_lookup_elem(&tickets, &alias))
+			return V_NONE;
+		if (was == 0) {
+			if (p->protocol == IPPROTO_TCP && !(p->flags & TCP_SYN))
+				return V_NONE;
+			was = __sync_val_compare_and_swap(&o->bound, 0, mine);
+		}
+		if (was != 0 && was != mine)
+			return V_NONE;
+	}
+	if (p->protocol == IPPROTO_UDP) {
+		struct opening flow = {.until = now + settings.flow_idle, .alias = o->alias, .checked = now};
+
+		key.source_port = p->source_port;
+		bpf_map_update_elem(&openings, &key, &flow, BPF_ANY);
+	}
+	return V_PERMIT;
+}
+
+/* first_packet opens p's 5-tuple when it carries a genuine token at offset at. */
+GLOBAL int first_packet(struct xdp_md *ctx, struct packet *p, __u32 at)
+{
+	struct opening_key key = {};
+	struct opening o = {};
+	struct token t = {};
+	__u64 now;
+	int v;
+
+	if (!p || !read_token(ctx, p, &t, at))
+		return V_UNAUTHORIZED;
+	v = check_token(&t);
+	if (v != V_NONE)
+		return v;
+	now = bpf_ktime_get_coarse_ns();
+	key.source = p->source;
+	key.source_port = p->source_port;
+	key.port = p->port;
+	key.protocol = p->protocol;
+	o.until = now + (p->protocol == IPPROTO_TCP ? settings.syn_open : settings.flow_idle);
+	o.alias = t.alias;
+	o.checked = now;
+	if (bpf_map_update_elem(&openings, &key, &o, BPF_ANY))
+		return V_TICKET_RATE;
+	make_known(p);
+	return V_TOKEN;
+}
+
+/* knock hands a datagram with a genuine token to user space. */
+GLOBAL int knock(struct xdp_md *ctx, struct packet *p)
+{
+	struct knock_event *e;
+	struct token t = {};
+	__u32 n;
+	int v;
+
+	if (!p || !read_token(ctx, p, &t, p->payload))
+		return V_UNAUTHORIZED;
+	n = p->end - p->payload;
+	if (p->end < p->payload || n > KNOCK_MAX)
+		return V_UNAUTHORIZED;
+	v = check_token(&t);
+	if (v != V_NONE)
+		return v;
+	if (is_denied(p))
+		return V_DENIED;
+	e = bpf_ringbuf_reserve(&knocks, sizeof(*e), 0);
+	if (!e)
+		return V_KNOCK_LOST;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = bpf_ktime_get_coarse_ns();
+	e->alias = t.alias;
+	e->source = p->source;
+	e->source_port = p->source_port;
+	e->length = n;
+	if (n == 0 || n > KNOCK_MAX || bpf_xdp_load_bytes(ctx, p->payload, e->data, n)) {
+		bpf_ringbuf_discard(e, 0);
+		return V_MALFORMED;
+	}
+	bpf_ringbuf_submit(e, 0);
+	return V_KNOCK;
+}
+
+/* ---- 2 and 3: who may pass ---- */
+
+static __always_inline int port_in(volatile const __u64 *set, __u16 port)
+{
+	__u32 n = bpf_ntohs(port);
+
+	return (set[(n >> 6) & 1023] >> (n & 63)) & 1;
+}
+
+/* sort_icmp: errors and echo replies pass at a rate, neighbour discovery from
+ * the link always. */
+GLOBAL int sort_icmp(struct packet *p)
+{
+	if (!p)
+		return V_ICMP_TYPE;
+	if (p->fragment)
+		return V_FRAGMENT;
+	if (p->family == FAMILY_V4) {
+		switch (p->flags) {
+		case 0: /* echo reply */
+		case 3: /* destination unreachable */
+		case 11: /* time exceeded */
+		case 12: /* parameter problem */
+			return within_rate(p, 1) ? V_ICMP : V_ICMP_RATE;
+		case 8:
+			if (settings.ping)
+				return within_rate(p, 1) ? V_PING : V_ICMP_RATE;
+		}
+		return is_managed(p) ? V_MANAGEMENT : V_ICMP_TYPE;
+	}
+	switch (p->flags) {
+	case 133 ... 137: /* RFC 4861, 6.1 and 7.1: not from beyond a router */
+		return p->hops == 255 ? V_NEIGHBOUR : V_ICMP_TYPE;
+	case 130 ... 132: /* multicast listeners, RFC 2710: hop limit 1 */
+	case 143:
+		return p->hops == 1 ? V_NEIGHBOUR : V_ICMP_TYPE;
+	case 1 ... 4: /* errors, RFC 4443 */
+	case 129:     /* echo reply */
+		return within_rate(p, 1) ? V_ICMP : V_ICMP_RATE;
+	case 128:
+		if (settings.ping)
+			return within_rate(p, 1) ? V_PING : V_ICMP_RATE;
+	}
+	return is_managed(p) ? V_MANAGEMENT : V_ICMP_TYPE;
+}
+
+GLOBAL int admit_tcp(struct xdp_md *ctx, struct packet *p)
+{
+	int v = V_UNAUTHORIZED, syn;
+
+	if (!p)
+		return V_UNAUTHORIZED;
+	syn = (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	if (!syn && is_established(ctx, p))
+		return V_ESTABLISHED;
+	if (port_in(settings.tcp_published, p->port))
+		return V_PUBLISHED;
+	if (is_known(p)) {
+		int o = find_opening(p);
+
+		if (o != V_NONE)
+			return o;
+	}
+	if (settings.syn_token && syn && p->payload + TOKEN_BYTES <= p->end) {
+		v = first_packet(ctx, p, p->payload);
+		if (v == V_TOKEN)
+			return v;
+	}
+	return is_managed(p) ? V_MANAGEMENT : v;
+}
+
+GLOBAL int admit_udp(struct xdp_md *ctx, struct packet *p)
+{
+	int v = V_UNAUTHORIZED;
+
+	if (!p)
+		return V_UNAUTHORIZED;
+	if (settings.knock_port && p->port == bpf_htons(settings.knock_port)) {
+		v = knock(ctx, p);
+		if (v != V_UNAUTHORIZED)
+			return v;
+	}
+	if (port_in(settings.udp_published, p->port))
+		return V_PUBLISHED;
+	if (is_known(p)) {
+		int o = find_opening(p);
+
+		if (o != V_NONE)
+			return o;
+	}
+	if (port_in(settings.udp_token, p->port) && p->payload + TOKEN_BYTES <= p->end) {
+		v = first_packet(ctx, p, p->end - TOKEN_BYTES);
+		if (v == V_TOKEN)
+			return v;
+	}
+	if (is_reply(ctx, p))
+		return V_REPLY;
+	if (settings.dhcp) {
+		if (p->family == FAMILY_V4 && p->source_port == bpf_htons(67) && p->port == bpf_htons(68))
+			return V_DHCP;
+		if (p->family == FAMILY_V6 && p->source_port == bpf_htons(547) && p->port == bpf_htons(546))
+			return V_DHCP;
+	}
+	return is_managed(p) ? V_MANAGEMENT : v;
+}
+
+/* judge is steps 1 to 4. */
+GLOBAL int judge(struct xdp_md *ctx, struct packet *p)
+{
+	int v;
+
+	if (!p)
+		return V_MALFORMED;
+	v = parse_link(ctx, p);
+	if (v != V_NONE)
+		return v;
+	v = p->family == FAMILY_V4 ? parse_v4(ctx, p) : parse_v6(ctx, p);
+	if (v != V_NONE)
+		return v;
+	if (p->fragment) /* without ports nothing can be decided; who manages may need it */
+		return p->protocol != IPPROTO_TCP && is_managed(p) ? V_MANAGEMENT : V_FRAGMENT;
+	v = parse_transport(ctx, p);
+	if (v == V_PROTOCOL)
+		return is_managed(p) ? V_MANAGEMENT : v;
+	if (v != V_NONE)
+		return v;
+	if (p->protocol == IPPROTO_TCP)
+		v = admit_tcp(ctx, p);
+	else if (p->protocol == IPPROTO_UDP)
+		v = admit_udp(ctx, p);
+	else
+		v = sort_icmp(p);
+	if (v >= V_MALFORMED || v == V_NEIGHBOUR || v == V_MANAGEMENT)
+		return v;
+	if (is_denied(p) && !is_managed(p))
+		return V_DENIED;
+	if (v == V_PUBLISHED && !within_rate(p, 0))
+		return V_RATE;
+	return v;
+}
+
+/* ---- 5 account ---- */
+
+GLOBAL int account(struct packet *p, int v)
+{
+	struct drop_event *e;
+	__u32 index;
+	struct tuning *t;
+	__u64 *n;
+
+	if (!p)
+		return XDP_DROP;
+	index = p->family * V_MAX + (v & (V_MAX - 1));
+	n = bpf_map_lookup_elem(&counters, &index);
+	if (!n)
+		return XDP_DROP;
+	*n += 1;
+	if (v > 0 && v < V_MALFORMED)
+		return XDP_PASS;
+	if (v == V_KNOCK)
+		return XDP_DROP;
+	t = tuned();
+	if (!t || (*n & t->sample_mask) != 0)
+		return XDP_DROP;
+	e = bpf_ringbuf_reserve(&drops, sizeof(*e), 0);
+	if (!e)
+		return XDP_DROP;
+	e->time = bpf_ktime_get_coarse_ns();
+	e->source = p->source;
+	e->source_port = p->source_port;
+	e->port = p->port;
+	e->protocol = p->protocol;
+	e->family = p->family;
+	e->verdict = v;
+	e->pad = 0;
+	e->weight = t->sample_mask + 1;
+	e->length = p->length;
+	bpf_ringbuf_submit(e, 0);
+	return XDP_DROP;
+}
+
+SEC("xdp.frags")
+int guard(struct xdp_md *ctx)
+{
+	struct packet p = {};
+
+	p.length = bpf_xdp_get_buff_len(ctx);
+	return account(&p, judge(ctx, &p));
+}

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* The same on every machine that the guard is built for. */
+#include <asm-generic/types.h>
