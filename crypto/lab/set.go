@@ -15,6 +15,7 @@ import (
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 )
 
 // SetConfig is what [WriteSet] makes.
@@ -28,13 +29,8 @@ type SetConfig struct {
 // Set is the files of a TLCP server and of a client.
 type Set struct {
 	Root   string // the authority that both trust
-	Server PairFiles
-	Client PairFiles
-}
-
-// PairFiles are the two certificates of a party with their keys, as PEM files.
-type PairFiles struct {
-	SignCert, SignKey, EncCert, EncKey string
+	Server tlcp.PairFiles
+	Client tlcp.PairFiles
 }
 
 // WriteSet writes a TLCP server's and a client's certificates under a fresh
@@ -62,7 +58,7 @@ func writeSet(cfg SetConfig) (*Set, error) {
 	files[s.Root] = ca.RootPEM(keystore.TLCPRoot)
 	for _, p := range []struct {
 		name  string
-		files *PairFiles
+		files *tlcp.PairFiles
 		issue func(sign, enc []byte) (a, b []byte, err error)
 	}{
 		{"server", &s.Server, func(sign, enc []byte) ([]byte, []byte, error) {
@@ -78,7 +74,7 @@ func writeSet(cfg SetConfig) (*Set, error) {
 		}},
 	} {
 		at := func(name string) string { return filepath.Join(cfg.Dir, p.name+"-"+name) }
-		*p.files = PairFiles{at("sign.crt"), at("sign.key"), at("enc.crt"), at("enc.key")}
+		*p.files = tlcp.PairFiles{SignCert: at("sign.crt"), SignKey: at("sign.key"), EncCert: at("enc.crt"), EncKey: at("enc.key")}
 		signCSR, signKey, err := request()
 		if err != nil {
 			return nil, err
