@@ -56,7 +56,7 @@ func (a *Access) Acquire(s *Session, app App, r *policy.Request, c Carrier) (*Le
 	a.metrics.decided(reason.OK)
 	rec := a.record(audit.Decision, l, reason.OK, now)
 	rec.Allowed = true
-	a.write(rec, c)
+	a.write(rec, c, s)
 	return l, Refusal{}
 }
 
@@ -97,7 +97,7 @@ func (a *Access) refuse(l *Lease, r Refusal, now time.Time) Refusal {
 	a.metrics.decided(r.Reason)
 	rec := a.record(audit.Decision, l, r.Reason, now)
 	rec.PolicyID = r.PolicyID
-	a.write(rec, l.carrier)
+	a.write(rec, l.carrier, nil)
 	if l.s != nil && l.s.refusedOften(now) {
 		a.raise(a.alertOf(l, alert.AccessRefused, r.Reason, now))
 	}
@@ -135,10 +135,14 @@ func (a *Access) record(k audit.Kind, l *Lease, r reason.Reason, now time.Time) 
 	return rec
 }
 
-// write lets the carrier fill rec, and writes it.
-func (a *Access) write(rec *audit.Record, c Carrier) {
+// write lets the carrier fill rec, and writes it. s, if it is not nil, learns
+// its transport.
+func (a *Access) write(rec *audit.Record, c Carrier, s *Session) {
 	if d, ok := c.(Describer); ok {
 		d.Describe(rec)
+	}
+	if s != nil {
+		s.Over(rec.Protocol, rec.Suite)
 	}
 	a.cfg.Audit.Write(rec)
 	records.Put(rec)

@@ -63,10 +63,24 @@ type SessionInfo struct {
 	Level    int            `json:"level,omitzero"`
 	Since    time.Time      `json:"since"`
 	LastUsed time.Time      `json:"last_used"`
-	Renewed  time.Time      `json:"renewed,omitzero"` // updateTime of the newest Table 14
+	Renewed  time.Time      `json:"renewed,omitzero"`  // updateTime of the newest Table 14
+	Protocol string         `json:"protocol,omitzero"` // of the newest connection: tls1.2, tls1.3, tlcp
+	Suite    string         `json:"suite,omitzero"`    // its cipher suite
 	Leases   int            `json:"leases"`
 	Apps     map[string]int `json:"apps,omitzero"` // leases by application
 	Kinds    map[string]int `json:"kinds,omitzero"`
+}
+
+// Channels counts the live sessions by protocol and cipher suite, such as
+// "tlcp ECC_SM4_GCM_SM3".
+func (a *Access) Channels() map[string]int {
+	out := map[string]int{}
+	for _, s := range a.sessions.all() {
+		if c := s.channel.Load(); c != nil {
+			out[c.protocol+" "+c.suite]++
+		}
+	}
+	return out
 }
 
 // Sessions returns the live sessions in the order of their ids.
@@ -76,6 +90,9 @@ func (a *Access) Sessions() []SessionInfo {
 		f := s.Facts()
 		i := SessionInfo{ID: s.id, UserID: f.UserID, DeviceID: f.DeviceID, AgentID: f.AgentID, Browser: f.Browser, Level: f.Level,
 			Since: s.since, LastUsed: time.Unix(0, s.lastUsed.Load()), Apps: map[string]int{}, Kinds: map[string]int{}}
+		if c := s.channel.Load(); c != nil {
+			i.Protocol, i.Suite = c.protocol, c.suite
+		}
 		for _, l := range s.copyLeases(nil) {
 			i.Leases++
 			i.Apps[a.handleID(l.app)]++

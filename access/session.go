@@ -17,6 +17,7 @@ type Session struct {
 	since    time.Time
 	subject  atomic.Pointer[policy.Subject] // replaced by Renew and by a newer sign-in
 	lastUsed atomic.Int64                   // unix nanoseconds
+	channel  atomic.Pointer[channel]        // nil until known
 	done     chan struct{}                  // closed when the session ends, under mu
 
 	mu        sync.Mutex
@@ -32,6 +33,17 @@ type Session struct {
 	dueAt atomic.Int64 // when the monitor must look; unix nanoseconds
 	pos   int          // in the schedule, -1 outside; guarded by schedule.mu
 	gone  bool         // must not be scheduled again; guarded by schedule.mu
+}
+
+// channel is the transport that a session was last seen on.
+type channel struct{ protocol, suite string }
+
+// Over says which protocol, such as "tlcp", and cipher suite the session's
+// connection has. Acquire does so by itself, for carriers that describe it.
+func (s *Session) Over(protocol, suite string) {
+	if c := s.channel.Load(); c == nil || c.protocol != protocol || c.suite != suite {
+		s.channel.Store(&channel{protocol, suite})
+	}
 }
 
 // ID returns the session's id.

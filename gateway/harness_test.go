@@ -241,6 +241,11 @@ func (w *world) start() {
 
 // certificate issues a client certificate with these URIs.
 func (w *world) certificate(uris ...string) *tls.Certificate {
+	return w.certificateFor(nil, uris...)
+}
+
+// certificateFor issues a certificate with these names and URIs.
+func (w *world) certificateFor(names []string, uris ...string) *tls.Certificate {
 	w.t.Helper()
 	dir := filepath.Join(w.dir, "ca")
 	must(w.t, w.ca.Save(dir, pass))
@@ -257,7 +262,8 @@ func (w *world) certificate(uris ...string) *tls.Certificate {
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "client"},
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		DNSNames: names,
 	}
 	for _, s := range uris {
 		u, err := url.Parse(s)

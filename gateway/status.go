@@ -18,6 +18,8 @@ type Status struct {
 	Health    Health                   `json:"health"`
 	Started   time.Time                `json:"started"`
 	Listen    []string                 `json:"listen"`
+	Profile   string                   `json:"crypto_profile"` // gm, mixed or intl
+	Protocols map[string]int           `json:"protocols"`      // live sessions by protocol and suite, such as "tlcp ECC_SM4_GCM_SM3"
 	Access    access.Stats             `json:"access"`
 	Tunnels   int                      `json:"tunnels"`
 	Control   *ctlclient.GatewayStatus `json:"control,omitzero"` // nil: lists come from files
@@ -85,8 +87,10 @@ func (g *Gateway) Status() Status {
 		c := g.link.Status()
 		s.Control = &c
 	}
+	site := g.site.Load()
+	s.Profile, s.Protocols = site.cfg.Crypto.Profile.String(), g.access.Channels()
 	now := g.now()
-	for _, a := range g.site.Load().apps.All() {
+	for _, a := range site.apps.All() {
 		s.Apps = append(s.Apps, AppStatus{a.ID, a.Name, a.Hosts, a.State(now).String(), g.access.Freshness(g.access.App(a.ID))})
 	}
 	return s

@@ -1,10 +1,15 @@
 package gateway
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -12,7 +17,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,8 +28,10 @@ import (
 	"github.com/emmansun/gmsm/smx509"
 	"golang.org/x/net/http2"
 
+	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/tlcp"
+	"github.com/yumen-zt/yumen/internal/reason"
 )
 
 // tlcpPair issues a TLCP pair for these hosts and URIs.
@@ -67,7 +77,8 @@ func (w *world) tlcpAlice() *tlcp.Pair {
 	return pair
 }
 
-// tlcpDial returns a dialer to the gateway, whatever the address.
+// tlcpDial returns a dialer to the gateway, whatever the address. It resumes
+// sessions unless there are no protocols.
 func (w *world) tlcpDial(pair *tlcp.Pair, protos ...string) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	w.t.Helper()
 	roots, err := w.keys.Root(keystore.TLCPRoot)
@@ -78,7 +89,10 @@ func (w *world) tlcpDial(pair *tlcp.Pair, protos ...string) func(ctx context.Con
 		if err != nil {
 			return nil, err
 		}
-		c := &tlcp.Config{RootCAs: roots, ServerName: host, NextProtos: protos, SessionCache: cache}
+		c := &tlcp.Config{RootCAs: roots, ServerName: host, NextProtos: protos}
+		if len(protos) > 0 {
+			c.SessionCache = cache
+		}
 		if pair != nil {
 			c.Certificates = []*tlcp.Pair{pair}
 		}
@@ -127,4 +141,237 @@ func (w *world) auditText() string {
 	raw, err := os.ReadFile(filepath.Join(w.dir, "state", "audit.jsonl"))
 	must(w.t, err)
 	return string(raw)
+}
+
+// A policy may demand TLCP for an application: a TLS client gets the page that
+// says so, a TLCP client the application.
+func TestTLCPOnlyForOneApplication(t *testing.T) {
+	w := newWorld(t)
+	w.lists(2, 2, user+" "+dev+" "+app1+","+app2)
+	w.config(twoApps + "ceiling: [{type: tls, data: tlcp, scope: APP00000001}]\n")
+	w.start()
+	byTLS, byTLCP := w.client(w.alice()), w.tlcpClient(w.tlcpAlice(), false)
+	w.want(byTLS, "https://"+host1+"/", 403, reason.PolicyTLS.Code())
+	w.want(byTLS, "https://"+host1+"/", 403, reason.PolicyTLS.Text(reason.Chinese))
+	w.want(byTLS, "https://"+host2+"/", 200, user)
+	w.want(byTLCP, "https://"+host1+"/", 200, user)
+	w.want(byTLCP, "https://"+host2+"/", 200, user)
+	if got := w.auditText(); !strings.Contains(got, `"result":"policy_tls"`) {
+		t.Errorf("the audit does not tell the refusal: %s", got)
+	}
+}
+
+// crypto.profile changes by a reload, and the status says which it is and what
+// the sessions run over.
+func TestS24_ProfileIsReloaded(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	alice, pair := w.alice(), w.tlcpAlice()
+	reach := func() (overTLS, overTLCP bool) {
+		a, _ := w.get(w.client(alice), "https://"+host1+"/")
+		b, _ := w.get(w.tlcpClient(pair, true), "https://"+host1+"/")
+		return a == 200, b == 200
+	}
+	for _, c := range []struct {
+		profile   string
+		tls, tlcp bool
+	}{{"mixed", true, true}, {"gm", false, true}, {"intl", true, false}, {"", true, true}} {
+		more := ""
+		if c.profile != "" {
+			more = "crypto: {profile: " + c.profile + "}\n"
+		}
+		w.config(twoApps + more)
+		must(t, w.g.Reload())
+		if a, b := reach(); a != c.tls || b != c.tlcp {
+			t.Errorf("profile %q: TLS served %v, TLCP %v", c.profile, a, b)
+		}
+		var s Status
+		must(t, w.admin("GET", "/status", nil, &s))
+		if want := cmp.Or(c.profile, "mixed"); s.Profile != want || c.profile == "mixed" && len(s.Protocols) == 0 {
+			t.Errorf("status: profile %q, sessions %v", s.Profile, s.Protocols)
+		}
+		if c.profile != "gm" {
+			continue
+		}
+		if s.Protocols["tlcp ECDHE_SM4_GCM_SM3"] != 1 {
+			t.Errorf("status: sessions %v, want one of TLCP", s.Protocols)
+		}
+		var all []access.SessionInfo
+		must(t, w.admin("GET", "/sessions", nil, &all))
+		if !slices.ContainsFunc(all, func(i access.SessionInfo) bool { return i.Protocol == "tlcp" && i.Suite == "ECDHE_SM4_GCM_SM3" }) {
+			t.Errorf("sessions %+v", all)
+		}
+	}
+}
+
+// pairFiles writes a pair as four files and returns their configuration.
+func (w *world) pairFiles(sign, enc tlcp.Certificate) string {
+	w.t.Helper()
+	for name, c := range map[string]tlcp.Certificate{"sign": sign, "enc": enc} {
+		w.write(name+".crt", string(keystore.EncodeChain(c.Chain...)), 0o644)
+		der, err := smx509.MarshalPKCS8PrivateKey(c.Key.(*sm2.PrivateKey))
+		must(w.t, err)
+		w.write(name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600)
+	}
+	return "certificates:\n  - {sign_cert_file: sign.crt, sign_key_file: sign.pem, enc_cert_file: enc.crt, enc_key_file: enc.pem}\n"
+}
+
+// shown returns the serial number of the signing certificate that the gateway
+// shows for host1.
+func (w *world) shown() *big.Int {
+	w.t.Helper()
+	c, err := w.tlcpDial(w.tlcpAlice(), "http/1.1")(w.t.Context(), "tcp", host1+":443")
+	must(w.t, err)
+	defer c.Close()
+	return c.(*tlcp.Conn).ConnectionState().PeerSign.SerialNumber
+}
+
+// A pair at fault is refused with which of the two it is and how, and the old
+// one stays.
+func TestBrokenPairsKeepTheOldOne(t *testing.T) {
+	w := newWorld(t)
+	good := w.tlcpPair([]string{host1})
+	w.config(twoApps + w.pairFiles(good[0], good[1]))
+	w.start()
+	serial := good[0].Chain[0].SerialNumber
+	if got := w.shown(); got.Cmp(serial) != 0 {
+		t.Fatalf("serial %v is shown, want %v", got, serial)
+	}
+	other := w.tlcpPair([]string{host1, host2})
+	for name, c := range map[string]struct {
+		sign, enc tlcp.Certificate
+		spoil     func()
+		says      []string
+	}{
+		"exchanged":         {sign: good[1], enc: good[0], says: []string{"certificates[0]", "exchanged"}},
+		"two to sign":       {sign: good[0], enc: other[0], says: []string{"encryption certificate", "digitalSignature", "keyEncipherment"}},
+		"two to encrypt":    {sign: other[1], enc: good[1], says: []string{"signing certificate", "keyEncipherment+keyAgreement", "digitalSignature is needed"}},
+		"another's key":     {sign: tlcp.Certificate{Chain: good[0].Chain, Key: other[0].Key}, enc: good[1], says: []string{"signing certificate", "another certificate's"}},
+		"other names":       {sign: other[0], enc: good[1], says: []string{"encryption certificate", "does not name " + host2}},
+		"no key":            {sign: good[0], enc: good[1], spoil: func() { w.write("enc.pem", "nothing", 0o600) }, says: []string{"encryption certificate", "enc.pem", "no PEM private key"}},
+		"key for all":       {sign: good[0], enc: good[1], spoil: func() { w.write("sign.pem", "x", 0o644) }, says: []string{"certificates[0].sign_key_file", "chmod 600"}},
+		"no certificate":    {sign: good[0], enc: good[1], spoil: func() { w.write("sign.crt", "x", 0o644) }, says: []string{"signing certificate", "sign.crt", "no PEM certificate"}},
+		"half of the files": {sign: good[0], enc: good[1], spoil: func() { w.config(twoApps + "certificates: [{sign_cert_file: sign.crt}]\n") }, says: []string{"certificates[0]", "go together"}},
+	} {
+		w.config(twoApps + w.pairFiles(c.sign, c.enc))
+		if c.spoil != nil {
+			c.spoil()
+		}
+		err := w.g.Reload()
+		for _, s := range c.says {
+			if err == nil || !strings.Contains(err.Error(), s) {
+				t.Errorf("%s: %v, want it to say %q", name, err, s)
+			}
+		}
+		if got := w.shown(); got.Cmp(serial) != 0 {
+			t.Errorf("%s: serial %v is shown now", name, got)
+		}
+	}
+	w.config(twoApps + w.pairFiles(other[0], other[1]))
+	must(t, w.g.Reload())
+	if got := w.shown(); got.Cmp(other[0].Chain[0].SerialNumber) != 0 {
+		t.Errorf("serial %v is shown after a good reload", got)
+	}
+}
+
+// R16: certificates are replaced under load, and no handshake fails.
+func TestR16_RotationsUnderLoad(t *testing.T) {
+	rotations := 20
+	if os.Getenv("YUMEN_LONG") == "1" {
+		rotations = 100
+	}
+	w := newWorld(t)
+	write := func() string {
+		pair := w.tlcpPair([]string{host1})
+		return w.pairFiles(pair[0], pair[1]) + w.webFiles()
+	}
+	w.config(twoApps + write())
+	w.start()
+	alice, pair := w.alice(), w.tlcpAlice()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(w.ca.RootPEM(keystore.TLSRoot))
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var done [2]atomic.Int64
+	seen := [2]map[string]bool{{}, {}}
+	var load sync.WaitGroup
+	dialTLCP := w.tlcpDial(pair)
+	for i, dial := range []func() (string, error){
+		func() (string, error) {
+			d := tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: host1, Certificates: []tls.Certificate{*alice}}}
+			c, err := d.DialContext(ctx, "tcp", w.addr)
+			if err != nil {
+				return "", err
+			}
+			defer c.Close()
+			return c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.String(), oneRequest(c)
+		},
+		func() (string, error) {
+			c, err := dialTLCP(ctx, "tcp", host1+":443")
+			if err != nil {
+				return "", err
+			}
+			defer c.Close()
+			return c.(*tlcp.Conn).ConnectionState().PeerSign.SerialNumber.String(), oneRequest(c)
+		},
+	} {
+		load.Go(func() {
+			for ctx.Err() == nil {
+				serial, err := dial()
+				if err != nil {
+					if ctx.Err() == nil {
+						t.Errorf("protocol %d, handshake %d: %v", i, done[i].Load(), err)
+					}
+					return
+				}
+				seen[i][serial] = true
+				done[i].Add(1)
+			}
+		})
+	}
+	for range rotations {
+		at := [2]int64{done[0].Load(), done[1].Load()}
+		w.config(twoApps + write())
+		must(t, w.g.Reload())
+		for i := range done { // each pair is seen by handshakes of both protocols
+			for done[i].Load() < at[i]+2 && !t.Failed() {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	stop()
+	load.Wait()
+	t.Logf("%d rotations; TLS: %d handshakes, %d certificates seen; TLCP: %d, %d", rotations, done[0].Load(), len(seen[0]), done[1].Load(), len(seen[1]))
+	if len(seen[0]) < rotations/2 || len(seen[1]) < rotations/2 {
+		t.Errorf("of %d certificates %d and %d were seen", rotations, len(seen[0]), len(seen[1]))
+	}
+}
+
+// oneRequest asks for the application over c.
+func oneRequest(c net.Conn) error {
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+host1+"\r\nConnection: close\r\n\r\n"); err != nil {
+		return err
+	}
+	r, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	if _, err := io.Copy(io.Discard, r.Body); err != nil || r.StatusCode != 200 {
+		return fmt.Errorf("status %d, %w", r.StatusCode, err)
+	}
+	return nil
+}
+
+// webFiles writes a TLS certificate for host1 and returns its configuration, an
+// entry of the list that pairFiles begins.
+func (w *world) webFiles() string {
+	w.t.Helper()
+	c := w.certificateFor([]string{host1})
+	w.write("web.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]})), 0o644)
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	must(w.t, err)
+	w.write("web.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600)
+	return "  - {cert_file: web.crt, key_file: web.pem}\n"
 }

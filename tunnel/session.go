@@ -187,6 +187,9 @@ func (t *tunnel) admit(h *wire.TunnelHello) (r reason.Reason) {
 	t.session, r = t.srv.cfg.Access.Attach(policy.Facts{
 		SessionID: t.key, UserID: h.UserID, DeviceID: t.id.Device, AgentID: t.id.Agent, Token: h.AuthToken,
 	})
+	if t.session != nil {
+		t.session.Over(t.conn.Protocol.String(), t.conn.Suite)
+	}
 	return r
 }
 

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -124,6 +127,7 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 	}
 	fmt.Fprintf(w, "gateway %s (device %s) · %s · yumen %s · up %s\n", s.GatewayID, s.DeviceID, s.Health, s.Version, now.Sub(s.Started).Round(time.Second))
 	fmt.Fprintf(w, "listening %v · sessions %d · flows %d · tunnels %d · alerts %d\n", s.Listen, s.Access.Sessions, s.Access.Leases, s.Tunnels, s.Alerts)
+	fmt.Fprintf(w, "crypto profile %s · sessions by protocol and suite %s\n", s.Profile, counts(s.Protocols))
 	fmt.Fprintf(w, "grants version %d, %d rows (%d bad) · policies version %d, %d · locks %d · faults %d\n",
 		s.Access.Version, s.Access.Rows, s.Access.BadRows, s.Access.PolicyVersion, s.Access.Policies, s.Access.Locks, s.Access.Faults)
 	if c := s.Control; c != nil {
@@ -157,6 +161,18 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 	tw.Flush()
 }
 
+// counts renders m in the order of its keys.
+func counts(m map[string]int) string {
+	if len(m) == 0 {
+		return "none"
+	}
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, fmt.Sprintf("%s: %d", k, m[k]))
+	}
+	return strings.Join(all, ", ")
+}
+
 // sessionsCmd returns `yumen sessions`.
 func sessionsCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "sessions", Short: "List or cut live sessions (在线会话)"}
@@ -171,13 +187,13 @@ func sessionsCmd() *cobra.Command {
 		}
 		return output(cmd.OutOrStdout(), format, all, func(w io.Writer) {
 			tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(tw, "SESSION\tUSER\tDEVICE\tSINCE\tFLOWS\tAPPLICATIONS")
+			fmt.Fprintln(tw, "SESSION\tUSER\tDEVICE\tSINCE\tPROTOCOL\tSUITE\tFLOWS\tAPPLICATIONS")
 			for _, s := range all {
 				device := s.DeviceID
 				if s.Browser {
 					device = "browser"
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%v\n", s.ID, s.UserID, device, s.Since.Format(time.DateTime), s.Leases, s.Apps)
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%v\n", s.ID, s.UserID, device, s.Since.Format(time.DateTime), s.Protocol, s.Suite, s.Leases, s.Apps)
 			}
 			tw.Flush()
 		})

@@ -154,7 +154,7 @@ func TestPushedOutConnectionsAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	for f.port.half.len() == 0 {
+	for f.port.half.count() == 0 {
 		time.Sleep(time.Millisecond) // until the other side has accepted
 	}
 	second, err := net.Dial("tcp", f.address)

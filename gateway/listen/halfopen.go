@@ -2,32 +2,54 @@ package listen
 
 import (
 	"container/list"
+	"net"
 	"net/netip"
 	"sync"
+
+	"github.com/yumen-zt/yumen/internal/reason"
 )
 
-// halfOpen bounds the connections that nobody has authenticated yet: in all,
-// where the oldest makes room for the newest, and per source, where the newest
-// is refused, so that one source cannot push out the others.
+// What a half-open connection costs in memory, heap and stack, as measured
+// (TestS22_HalfOpenHandshakesStayWithinTheirMemory holds it): while its hello
+// is awaited, and in the handshake of each protocol. What it sends is kept up
+// to three times over: as read, as a message and in its parts.
+const (
+	costPeek = 6 << 10
+	costTLCP = 20 << 10
+	costTLS  = 34 << 10
+	costByte = 3
+)
+
+// halfOpen bounds the connections that nobody has authenticated yet, in number
+// and in memory: in all, where the oldest makes room for the newest, and per
+// source, where the newest is refused, so that one source cannot push out the
+// others.
 type halfOpen struct {
-	max, perSource int
+	max, perSource           int
+	maxBytes, perSourceBytes int
 
 	mu     sync.Mutex
 	order  *list.List                 // of *pending, oldest first; guarded by mu
-	source map[netip.Prefix]int       // guarded by mu
+	bytes  int                        // cost of all; guarded by mu
+	source map[netip.Prefix]share     // guarded by mu
 	open   map[netip.Prefix]int       // every connection of a source, finished handshakes too; guarded by mu
 	evict  map[*pending]*list.Element // guarded by mu
 }
 
+// share is what a source holds.
+type share struct{ n, bytes int }
+
 type pending struct {
 	from  netip.Prefix
 	close func() // called without mu
+	cost  int    // guarded by halfOpen.mu
 }
 
-func newHalfOpen(most, perSource int) *halfOpen {
+func newHalfOpen(l Limits) *halfOpen {
 	return &halfOpen{
-		max: most, perSource: perSource, order: list.New(),
-		source: map[netip.Prefix]int{}, open: map[netip.Prefix]int{}, evict: map[*pending]*list.Element{},
+		max: l.HalfOpen, perSource: l.HalfOpenPerSource,
+		maxBytes: l.HalfOpenBytes, perSourceBytes: max(l.HalfOpenBytes/4, costTLS), order: list.New(),
+		source: map[netip.Prefix]share{}, open: map[netip.Prefix]int{}, evict: map[*pending]*list.Element{},
 	}
 }
 
@@ -46,26 +68,61 @@ func sourceOf(a netip.Addr) netip.Prefix {
 }
 
 // add registers a connection of from, or reports false when the source has its
-// share. The pending that it pushed out, if any, is closed.
+// share. What it pushed out, if anything, is closed.
 func (h *halfOpen) add(from netip.Prefix, close func()) (*pending, bool) {
-	p := &pending{from, close}
+	p := &pending{from, close, costPeek}
 	h.mu.Lock()
-	if h.source[from] >= h.perSource {
+	s := h.source[from]
+	if s.n >= h.perSource || s.bytes+p.cost > h.perSourceBytes {
 		h.mu.Unlock()
 		return nil, false
 	}
-	var out *pending
-	if h.order.Len() >= h.max {
-		out = h.order.Front().Value.(*pending)
-		h.drop(out)
-	}
-	h.source[from]++
 	h.evict[p] = h.order.PushBack(p)
+	h.source[from] = share{s.n + 1, s.bytes + p.cost}
+	h.bytes += p.cost
+	out := h.overflow()
 	h.mu.Unlock()
-	if out != nil {
-		out.close()
+	for _, o := range out {
+		o.close()
 	}
 	return p, true
+}
+
+// grow says that p costs more now. It reports false when its source has its
+// share, or p was pushed out, perhaps by this.
+func (h *halfOpen) grow(p *pending, cost int) bool {
+	h.mu.Lock()
+	_, held := h.evict[p]
+	more := cost - p.cost
+	if !held || more <= 0 {
+		h.mu.Unlock()
+		return held
+	}
+	s := h.source[p.from]
+	if s.bytes+more > h.perSourceBytes {
+		h.mu.Unlock()
+		return false
+	}
+	p.cost, h.bytes = cost, h.bytes+more
+	h.source[p.from] = share{s.n, s.bytes + more}
+	out := h.overflow()
+	_, held = h.evict[p]
+	h.mu.Unlock()
+	for _, o := range out {
+		o.close()
+	}
+	return held
+}
+
+// overflow takes the oldest away until the rest fits; the caller holds mu, and
+// closes them without it.
+func (h *halfOpen) overflow() (out []*pending) {
+	for h.order.Len() > h.max || h.bytes > h.maxBytes && h.order.Len() > 1 {
+		p := h.order.Front().Value.(*pending)
+		h.drop(p)
+		out = append(out, p)
+	}
+	return out
 }
 
 // done forgets p: its handshake has ended, either way. It reports false when p
@@ -84,9 +141,13 @@ func (h *halfOpen) done(p *pending) bool {
 func (h *halfOpen) drop(p *pending) {
 	h.order.Remove(h.evict[p])
 	delete(h.evict, p)
-	if h.source[p.from]--; h.source[p.from] == 0 {
+	h.bytes -= p.cost
+	s := h.source[p.from]
+	if s = (share{s.n - 1, s.bytes - p.cost}); s.n == 0 {
 		delete(h.source, p.from)
+		return
 	}
+	h.source[p.from] = s
 }
 
 // enter counts a connection of from, or refuses it at most.
@@ -109,11 +170,11 @@ func (h *halfOpen) leave(from netip.Prefix) {
 	}
 }
 
-// len returns the number of half-open connections.
-func (h *halfOpen) len() int {
+// size returns the number of half-open connections and what they cost.
+func (h *halfOpen) size() (n, bytes int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.order.Len()
+	return h.order.Len(), h.bytes
 }
 
 // closeAll closes every half-open connection.
@@ -128,3 +189,44 @@ func (h *halfOpen) closeAll() {
 		p.close()
 	}
 }
+
+// meter is the socket of a half-open connection: what is read from it counts
+// into its cost.
+type meter struct {
+	*net.TCPConn
+	half *halfOpen
+	pend *pending // nil once the handshake is done
+	base int
+	n    int // bytes read
+}
+
+// free is what a connection may send before it is counted: most hellos.
+const free = 1 << 10
+
+// Read reads, and fails when the connection has become too costly.
+func (m *meter) Read(b []byte) (int, error) {
+	n, err := m.TCPConn.Read(b)
+	if m.pend == nil || n == 0 {
+		return n, err
+	}
+	if m.n += n; m.n > free && !m.half.grow(m.pend, m.cost()) {
+		return 0, errTooCostly
+	}
+	return n, err
+}
+
+// enters says that the handshake of a protocol begins.
+func (m *meter) enters(base int) error {
+	m.base = base
+	if !m.half.grow(m.pend, m.cost()) {
+		return errTooCostly
+	}
+	return nil
+}
+
+func (m *meter) cost() int { return m.base + costByte*max(0, m.n-free) }
+
+var errTooCostly = fault(reason.HandshakeLimit, "half-open connections take too much memory")
+
+// NetConn returns the socket.
+func (m *meter) NetConn() net.Conn { return m.TCPConn }

@@ -26,7 +26,7 @@ func fault(r reason.Reason, format string, args ...any) error {
 // greet runs steps 2 and 3 on a goroutine of its own, whose grown stack goes
 // with it: the handler starts on a fresh one.
 func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, pend *pending, release func()) {
-	conn, err := p.safely(tcp, remote)
+	conn, err := p.safely(tcp, remote, pend)
 	if !p.half.done(pend) { // whatever the handshake made of the closed socket
 		err = fault(reason.HandshakeLimit, "pushed out by newer connections")
 	}
@@ -40,6 +40,7 @@ func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, pend *pending, rel
 		h = p.cfg.Handlers[HTTP1]
 	}
 	p.metrics.handshake(conn.Protocol, reason.OK)
+	p.metrics.suites.WithLabelValues(conn.Protocol.String(), conn.Suite).Inc()
 	go func() { // step 4
 		defer release()
 		defer p.contain(tcp, remote, "handler of "+conn.ALPN)
@@ -60,20 +61,21 @@ func (p *Port) contain(tcp *net.TCPConn, remote netip.AddrPort, part string) {
 }
 
 // safely is handshake that turns a panic into an error.
-func (p *Port) safely(tcp *net.TCPConn, remote netip.AddrPort) (c *Conn, err error) {
+func (p *Port) safely(tcp *net.TCPConn, remote netip.AddrPort, pend *pending) (c *Conn, err error) {
 	err = fault(reason.InternalError, "panic")
 	defer p.contain(tcp, remote, "handshake")
-	return p.handshake(tcp, remote)
+	return p.handshake(tcp, remote, pend)
 }
 
 // handshake peeks the hello, chooses the protocol and the face and handshakes.
 // On an error it returns what is known of the connection, too.
-func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort) (c *Conn, err error) {
+func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort, pend *pending) (c *Conn, err error) {
 	c = &Conn{Remote: remote}
 	if err := tcp.SetReadDeadline(time.Now().Add(p.cfg.Limits.Hello)); err != nil {
 		return c, err
 	}
-	h, err := hello.Read(tcp)
+	below := &meter{TCPConn: tcp, half: p.half, pend: pend, base: costPeek}
+	h, err := hello.Read(below)
 	if err != nil {
 		if _, read := errors.AsType[*hello.Error](err); read {
 			sendAlert(tcp, h, alertDecode)
@@ -98,13 +100,16 @@ func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort) (c *Conn, err 
 	ctx, cancel := context.WithDeadline(context.Background(), now.Add(p.cfg.Limits.Handshake))
 	defer cancel()
 	if h.TLCP() {
-		err = c.serveTLCP(ctx, hello.Replay(tcp, h.Raw), f.choose(h).tlcp.config(now))
-	} else {
-		err = c.serveTLS(ctx, hello.Replay(tcp, h.Raw), f.choose(h).tls)
+		if err = below.enters(costTLCP); err == nil {
+			err = c.serveTLCP(ctx, hello.Replay(below, h.Raw), f.choose(h).tlcp.config(now))
+		}
+	} else if err = below.enters(costTLS); err == nil {
+		err = c.serveTLS(ctx, hello.Replay(below, h.Raw), f.choose(h).tls)
 	}
 	if err != nil {
 		return c, err
 	}
+	below.pend = nil
 	return c, tcp.SetDeadline(time.Time{})
 }
 

@@ -61,6 +61,7 @@ type Limits struct {
 	ConnectionsPerSource int           `yaml:"connections_per_source"` // IPv4 address or IPv6 /64; default 2000
 	HalfOpen             int           `yaml:"half_open"`              // unauthenticated, in all, the oldest goes first; default 4096
 	HalfOpenPerSource    int           `yaml:"half_open_per_source"`   // default 256
+	HalfOpenBytes        int           `yaml:"half_open_bytes"`        // memory of the half-open, in all, the oldest goes first; a quarter of it per source; default 24 MiB
 	Hello                time.Duration `yaml:"hello_timeout"`          // for the whole ClientHello; default 5s
 	Handshake            time.Duration `yaml:"handshake_timeout"`      // after the ClientHello; default 10s
 }
@@ -77,6 +78,7 @@ func (l Limits) Validate() error {
 		{"connections_per_source", int64(l.ConnectionsPerSource), 10_000_000},
 		{"half_open", int64(l.HalfOpen), 10_000_000},
 		{"half_open_per_source", int64(l.HalfOpenPerSource), 10_000_000},
+		{"half_open_bytes", int64(l.HalfOpenBytes), 1 << 40},
 		{"hello_timeout", int64(l.Hello), int64(time.Minute)},
 		{"handshake_timeout", int64(l.Handshake), int64(time.Minute)},
 	} {
@@ -92,6 +94,7 @@ func (l Limits) withDefaults() Limits {
 	l.ConnectionsPerSource = cmp.Or(l.ConnectionsPerSource, 2000)
 	l.HalfOpen = cmp.Or(l.HalfOpen, 4096)
 	l.HalfOpenPerSource = cmp.Or(l.HalfOpenPerSource, 256)
+	l.HalfOpenBytes = cmp.Or(l.HalfOpenBytes, 24<<20)
 	l.Hello = cmp.Or(l.Hello, 5*time.Second)
 	l.Handshake = cmp.Or(l.Handshake, 10*time.Second)
 	return l
@@ -136,7 +139,7 @@ func New(cfg Config) (*Port, error) {
 	}
 	p := &Port{
 		cfg:   cfg,
-		half:  newHalfOpen(cfg.Limits.HalfOpen, cfg.Limits.HalfOpenPerSource),
+		half:  newHalfOpen(cfg.Limits),
 		tlcp:  newSessions(),
 		slots: make(chan struct{}, cfg.Limits.Connections),
 	}

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"io"
 	"math/big"
 	"net"
@@ -75,6 +76,24 @@ func (a *authority) issue(t testing.TB, until time.Time, names ...string) tls.Ce
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// usage issues a certificate that is no client's.
+func (a *authority) usage(t testing.TB, name string) tls.Certificate {
+	t.Helper()
+	key := newKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func (a *authority) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+}
+
 func (a *authority) pool() *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(a.cert)
@@ -128,20 +147,7 @@ func start(t *testing.T, address string, limits Limits) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := Listen(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.port, f.address = port, ln.Addr().String()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- port.Run(ctx, ln) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	f.run(t, port, address)
 	return f
 }
 
@@ -292,7 +298,7 @@ func TestSilentConnectionsEndAndBlockNobody(t *testing.T) {
 			t.Errorf("a silent connection was not closed: %v", err)
 		}
 	}
-	if n := f.port.half.len(); n != 0 {
+	if n := f.port.half.count(); n != 0 {
 		t.Errorf("%d half-open connections are left", n)
 	}
 }
@@ -308,7 +314,7 @@ func TestHalfOpenOldestGoesFirst(t *testing.T) {
 		defer c.Close()
 		silent = append(silent, c)
 		want := min(len(silent), 4)
-		eventually(t, func() (int, bool) { n := f.port.half.len(); return n, n == want })
+		eventually(t, func() (int, bool) { n := f.port.half.count(); return n, n == want })
 	}
 	for i, c := range silent[:4] {
 		c.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -334,4 +340,28 @@ func TestSourceLimits(t *testing.T) {
 	if got := testutil.ToFloat64(f.port.metrics.drops.WithLabelValues("listen", reason.SourceLimit.String())); got != 1 {
 		t.Errorf("counted %v, want 1", got)
 	}
+}
+
+func (h *halfOpen) count() int { n, _ := h.size(); return n }
+
+func captureHello(t testing.TB, cfg *tls.Config) []byte {
+	t.Helper()
+	return capture(t, func(c net.Conn) { _ = tls.Client(c, cfg).Handshake() })
+}
+
+// capture returns the first record that client sends.
+func capture(t testing.TB, client func(net.Conn)) []byte {
+	t.Helper()
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() { client(near); near.Close() }()
+	head := make([]byte, 5)
+	if _, err := io.ReadFull(far, head); err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, int(head[3])<<8|int(head[4]))
+	if _, err := io.ReadFull(far, body); err != nil {
+		t.Fatal(err)
+	}
+	return append(head, body...)
 }

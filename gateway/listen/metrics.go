@@ -9,6 +9,7 @@ import (
 
 type metrics struct {
 	handshakes *prometheus.CounterVec
+	suites     *prometheus.CounterVec
 	drops      *prometheus.CounterVec
 	untold     prometheus.Counter
 }
@@ -18,6 +19,9 @@ func newMetrics(r prometheus.Registerer, p *Port) *metrics {
 		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "yumen_handshakes_total", Help: "Handshakes by protocol and result; result is ok or the reason.",
 		}, []string{"protocol", "result"}),
+		suites: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "yumen_handshake_suites_total", Help: "Finished handshakes by protocol and cipher suite.",
+		}, []string{"protocol", "suite"}),
 		drops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "yumen_drops_total", Help: "Connections refused before a byte was read, by layer and reason.",
 		}, []string{"layer", "reason"}),
@@ -28,11 +32,13 @@ func newMetrics(r prometheus.Registerer, p *Port) *metrics {
 	if r == nil {
 		return m
 	}
-	r.MustRegister(m.handshakes, m.drops, m.untold,
+	r.MustRegister(m.handshakes, m.suites, m.drops, m.untold,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "yumen_connections", Help: "Connections that are open."},
 			func() float64 { return float64(len(p.slots)) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "yumen_connections_half_open", Help: "Connections without a finished handshake."},
-			func() float64 { return float64(p.half.len()) }))
+			func() float64 { n, _ := p.half.size(); return float64(n) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "yumen_connections_half_open_bytes", Help: "Memory that connections without a finished handshake are reckoned to take."},
+			func() float64 { _, b := p.half.size(); return float64(b) }))
 	return m
 }
 
