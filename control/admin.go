@@ -35,6 +35,7 @@ func (s *Server) adminHandler() http.Handler {
 	}
 
 	read("GET /v1/status", func(*http.Request) (any, error) { return s.Status(), nil })
+	read("GET /v1/outbox", func(*http.Request) (any, error) { return s.book.positions(), nil })
 	read("GET /v1/users", func(*http.Request) (any, error) { return s.listUsers(), nil })
 	write("POST /v1/users", s.addUser)
 	write("PUT /v1/users/{id}/password", s.setPassword)

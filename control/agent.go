@@ -374,14 +374,13 @@ func (s *Server) agentAlert(_ context.Context, c *call) answer {
 	case m.DeviceID != c.DeviceID:
 		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
 	}
-	err = s.alerts.append(alertLine{Received: s.cfg.Now(), Table: 22, Sender: c.ID, MsgID: c.Header.MsgID, DeviceID: m.DeviceID,
-		UserID: m.UserID, Time: m.Timestamp, Type: m.ExceptionAlertType, Level: m.ExceptionAlertLevel, Content: m.ExceptionAlertContent})
-	if err != nil {
-		s.log.Error("alert not kept", zap.Error(err))
-		return refuse("T5", reason.InternalError, err.Error())
-	}
-	s.hub.with(c.ID, func(l *link) { l.alert = s.cfg.Now() })
+	now := s.cfg.Now()
+	s.hub.with(c.ID, func(l *link) { l.alert = now })
 	a := accept()
-	a.user = m.UserID
+	a.user, a.class = m.UserID, "alert"
+	a.keep = func(p *place) []byte {
+		return appendLine(nil, alertLine{Received: now, Table: 22, Sender: c.ID, MsgID: c.Header.MsgID, DeviceID: m.DeviceID,
+			UserID: m.UserID, Time: m.Timestamp, Type: m.ExceptionAlertType, Level: m.ExceptionAlertLevel, Content: m.ExceptionAlertContent, Outbox: p})
+	}
 	return a
 }

@@ -104,7 +104,11 @@ type answer struct {
 	reason  reason.Reason
 	ext     headerExt
 	user    string // subject, for the audit
-	detail  string // for the audit and the log
+	class   string // with keep: of the outbox, which names the report file
+	// keep, if set, makes the line that must be on disk before the answer goes,
+	// with the position in the sender's outbox, if it has one.
+	keep   func(*place) []byte
+	detail string // for the audit and the log
 }
 
 // refuse returns the answer that refuses a message for r: Table 5, or Table 18
@@ -196,7 +200,7 @@ func (s *Server) message(kind, msgType string, f func(context.Context, *call) an
 			// will ask again.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), bodyTimeout)
 			defer cancel()
-			a = f(ctx, &call{p, m})
+			a = s.placed(ctx, &call{p, m}, f)
 			return a.pack()
 		})
 		if err != nil {

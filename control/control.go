@@ -57,7 +57,7 @@ type Server struct {
 	lists   *listCache
 	audit   audit.Sink
 	journal *auditFile // nil when Config.Audit is set
-	alerts  *alertFile
+	book    *book
 	feed    *feed
 	idp     *idp.Provider // nil: none
 
@@ -145,7 +145,7 @@ func (s *Server) open(base store.Store, passphrase []byte) (err error) {
 	limit.Attempts = s.cfg.Lockout.PerSource
 	s.sources = passwd.NewLimiter(limit)
 	s.once = envelope.NewOnce(envelope.OnceConfig{Now: s.cfg.Now})
-	if s.alerts, err = openAlertFile(filepath.Join(s.cfg.DataDir, "alerts.jsonl"), s.feed); err != nil {
+	if s.book, err = openBook(s.cfg.DataDir); err != nil {
 		return err
 	}
 	s.audit = s.cfg.Audit
@@ -184,7 +184,7 @@ func (s *Server) Close() error {
 	return s.close()
 }
 
-func (s *Server) close() error { return errors.Join(s.alerts.close(), s.st.Close()) }
+func (s *Server) close() error { return errors.Join(s.book.close(), s.st.Close()) }
 
 // Ready is closed when every listener is open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/control/model"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -69,7 +68,7 @@ func (l *link) versions(ext map[string]jsontext.Value) {
 	if v := extText(ext, wire.ExtPolicyVersion); v != "" {
 		l.policyVer = v
 	}
-	if v, ok := ext[wire.ExtOutbox]; ok && len(v) < 256 {
+	if v, ok := ext[wire.ExtPending]; ok && len(v) < 256 {
 		l.outbox = string(v)
 	}
 	if v := extText(ext, wire.ExtState); v != "" {
@@ -114,14 +113,14 @@ func (s *Server) gatewayAlert(_ context.Context, c *call) answer {
 		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
 	}
 	now := s.cfg.Now()
-	err = s.alerts.append(alertLine{Received: now, Table: 11, Sender: c.ID, MsgID: c.Header.MsgID, DeviceID: m.DeviceID,
-		Time: m.Timestamp, Type: m.ExceptionAlertType, Level: m.ExceptionAlertLevel, Content: m.ExceptionAlertContent})
-	if err != nil {
-		s.log.Error("alert not kept", zap.Error(err))
-		return refuse("T5", reason.InternalError, err.Error())
-	}
 	s.hub.with(c.ID, func(l *link) { l.alert = now })
-	return accept()
+	a := accept()
+	a.class = "alert"
+	a.keep = func(p *place) []byte {
+		return appendLine(nil, alertLine{Received: now, Table: 11, Sender: c.ID, MsgID: c.Header.MsgID, DeviceID: m.DeviceID,
+			Time: m.Timestamp, Type: m.ExceptionAlertType, Level: m.ExceptionAlertLevel, Content: m.ExceptionAlertContent, Outbox: p})
+	}
+	return a
 }
 
 // ack is X.ack: how the gateway took a version of a list.

@@ -42,6 +42,9 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("GET "+agentBase+"/resources", s.resources)
 	m.HandleFunc("POST "+agentBase+"/status", s.message(agent, "T21", s.agentStatus))
 	m.HandleFunc("POST "+agentBase+"/alerts", s.message(agent, "T22", s.agentAlert))
+	for base, kind := range map[string]string{gatewayBase: gateway, agentBase: agent} {
+		m.HandleFunc("POST "+base+"/outbox", s.message(kind, wire.TypeOutbox, s.outbox))
+	}
 	m.HandleFunc("POST "+enrolPath, s.enrol)
 	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")

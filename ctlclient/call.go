@@ -268,8 +268,9 @@ func (c *caller) answer(resp *http.Response, msgType string) (*envelope.Message,
 		case http.StatusRequestEntityTooLarge:
 			return nil, &RefusedError{Table: tableOf(msgType), Reason: reason.MessageTooLarge, Result: reason.MessageTooLarge.Result()}
 		}
-		return nil, fmt.Errorf("%w: HTTP status %d", ErrDown, resp.StatusCode)
+		return nil, &statusError{resp.StatusCode}
 	}
+	m.Raw = raw
 	if resp.StatusCode != http.StatusOK || m.Header.MsgType == "T5" || m.Header.MsgType == "T18" {
 		err := refusal(m, msgType)
 		var no *RefusedError
@@ -301,7 +302,7 @@ func refusal(m *envelope.Message, msgType string) error {
 	case wire.Success:
 		return nil
 	case wire.Failure:
-		no := &RefusedError{Table: tableOf(msgType), Reason: resultReason(r.Result), Result: r.Result}
+		no := &RefusedError{Table: tableOf(msgType), Reason: resultReason(r.Result), Result: r.Result, reply: m}
 		_ = json.Unmarshal(m.Header.Ext[wire.ExtMessage], &no.Message) // absent, or no text: nothing is said
 		return no
 	}
@@ -333,6 +334,12 @@ func down(err error) error {
 	}
 	return fmt.Errorf("%w: %w", ErrDown, err)
 }
+
+// statusError is an answer without an envelope.
+type statusError struct{ code int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("%v: HTTP status %d", ErrDown, e.code) }
+func (e *statusError) Unwrap() error { return ErrDown }
 
 // dialError says that there was no connection.
 type dialError struct{ err error }

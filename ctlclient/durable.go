@@ -45,6 +45,7 @@ type Durable struct {
 	memory *Memory      // guarded by mu; nil while the spool is open
 	spool  *spool.Spool // guarded by mu
 	closed bool         // guarded by mu
+	acks   *evidence    // set once, by Open, before spool
 
 	told struct {
 		sync.Mutex
@@ -112,6 +113,10 @@ func (d *Durable) Open() error {
 	if err != nil {
 		return fmt.Errorf("open outbox: %w", err)
 	}
+	if d.acks, err = openEvidence(d.cfg.Dir, func(c Class, upTo uint64) { _ = s.AckTo(classOf(c), upTo) }); err != nil {
+		s.Close()
+		return fmt.Errorf("open outbox: %w", err)
+	}
 	for c := range NumClasses {
 		for _, e := range d.memory.all(c) {
 			if _, err := s.Append(context.Background(), classOf(c), e.Payload); err != nil {
@@ -132,7 +137,7 @@ func (d *Durable) Close() error {
 	if d.spool == nil {
 		return nil
 	}
-	return d.spool.Close()
+	return errors.Join(d.acks.save(), d.spool.Close())
 }
 
 // classOf returns the spool's name of a class.

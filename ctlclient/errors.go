@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
@@ -25,6 +26,8 @@ type RefusedError struct {
 	// Message is what the operator says to a person whom a lock shuts out, ""
 	// for nothing.
 	Message string
+
+	reply *envelope.Message // which carries it
 }
 
 // Error names the table and the result.

@@ -187,25 +187,59 @@ func (r *reporter) waiting(c Class) <-chan struct{} {
 	return r.wake[c]
 }
 
-// send keeps the streams of one session going until ctx ends or the link fails.
-// Each returns the error that ends the session.
+// streams keeps sending during one session: each function until its ctx ends or
+// the link fails, and its error ends the session. A control center that
+// acknowledges cumulatively gets each class as a chain; another one gets reports
+// one by one.
 func (r *reporter) streams() []func(context.Context) error {
+	var once sync.Once
+	var c *chain
+	var failed error
+	begin := func(ctx context.Context) (*chain, error) {
+		if err := r.ready(ctx); err != nil {
+			return nil, err
+		}
+		once.Do(func() { c, failed = r.newChain(ctx) })
+		return c, failed
+	}
 	live := sync.OnceValue(func() uint64 { return r.out.Stats()[ClassAlert].LastSeq })
+	class := func(k Class, after, last func() uint64) func(context.Context) error {
+		return func(ctx context.Context) error {
+			switch c, err := begin(ctx); {
+			case errors.Is(err, errNotChained):
+				return r.stream(ctx, k, after(), last())
+			case err != nil:
+				return err
+			default:
+				return c.run(ctx, k, false)
+			}
+		}
+	}
+	none, all := func() uint64 { return 0 }, func() uint64 { return ^uint64(0) }
 	return []func(context.Context) error{
 		func(ctx context.Context) error { // what happens now
-			if err := r.ready(ctx); err != nil {
+			switch c, err := begin(ctx); {
+			case errors.Is(err, errNotChained):
+				return r.live(ctx, live())
+			case err != nil:
 				return err
+			default:
+				return c.live(ctx)
 			}
-			return r.live(ctx, live())
 		},
-		func(ctx context.Context) error { // what waited
-			if err := r.ready(ctx); err != nil {
+		class(ClassAlert, none, live), // what waited, then what happens when nothing waits
+		class(ClassIdentity, none, all),
+		class(ClassStatus, none, all),
+		func(ctx context.Context) error { // no table: only for control centers that know X.outbox
+			switch c, err := begin(ctx); {
+			case errors.Is(err, errNotChained):
+				return nil
+			case err != nil:
 				return err
+			default:
+				return c.run(ctx, ClassAudit, false)
 			}
-			return r.stream(ctx, ClassAlert, 0, live())
 		},
-		func(ctx context.Context) error { return r.stream(ctx, ClassIdentity, 0, ^uint64(0)) },
-		func(ctx context.Context) error { return r.stream(ctx, ClassStatus, 0, ^uint64(0)) },
 	}
 }
 
@@ -296,12 +330,8 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 	var no *RefusedError
 	switch {
 	case errors.As(err, &no):
-		r.rejected.Add(1)
 		r.delivery.forget(p.MsgID)
-		r.log.Error("report refused by the control center", zap.String("type", p.Type), zap.String("result", no.Result))
-		if e.Class != ClassAlert { // an alert about an alert could go round for ever
-			r.own.Raise(alert.Alert{Code: alert.MessageRefused, Reason: no.Reason, Detail: no.Error()})
-		}
+		r.refusedFor(e.Class, no)
 	case err != nil:
 		return err
 	default:
@@ -315,6 +345,15 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 		}
 	}
 	return r.out.Ack(e.Class, e.Seq)
+}
+
+// refusedFor counts a report that the control center refused for good.
+func (r *reporter) refusedFor(c Class, no *RefusedError) {
+	r.rejected.Add(1)
+	r.log.Error("report refused by the control center", zap.Stringer("class", c), zap.String("result", no.Result))
+	if c != ClassAlert { // an alert about an alert could go round for ever
+		r.own.Raise(alert.Alert{Code: alert.MessageRefused, Reason: no.Reason, Detail: no.Error()})
+	}
 }
 
 // lastSent returns when a report of this type was acknowledged last.
@@ -344,7 +383,20 @@ func (r *reporter) depth() (pending int, dropped uint64) {
 
 // flush sends what waits, alerts and status first, until ctx ends.
 func (r *reporter) flush(ctx context.Context) error {
-	for _, c := range []Class{ClassAlert, ClassStatus, ClassIdentity} {
+	ch, err := r.newChain(ctx)
+	if err != nil && !errors.Is(err, errNotChained) {
+		return err
+	}
+	for _, c := range []Class{ClassAlert, ClassStatus, ClassIdentity, ClassAudit} {
+		switch {
+		case ch != nil:
+			if err := ch.run(ctx, c, true); err != nil {
+				return err
+			}
+			continue
+		case c == ClassAudit:
+			continue
+		}
 		if err := r.stream(ctx, c, 0, ^uint64(0)-1); err != nil {
 			return err
 		}

@@ -207,7 +207,7 @@ func (g *Gateway) addStatus(ctx context.Context, what string) {
 	}
 	e := g.versionsExt()
 	pending, dropped := g.reports.depth()
-	e[wire.ExtState], e[wire.ExtOutbox], e[wire.ExtDropped] = ext(what), ext(pending), ext(dropped)
+	e[wire.ExtState], e[wire.ExtPending], e[wire.ExtDropped] = ext(what), ext(pending), ext(dropped)
 	if g.cfg.Freshness != nil {
 		e[wire.ExtFreshness] = ext(g.cfg.Freshness())
 	}

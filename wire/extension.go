@@ -40,11 +40,12 @@ const (
 	ExtListVersion   = "listVersion"   // T4, T10: the grants' version, a string
 	ExtPolicyVersion = "policyVersion" // T4, T10: the policies' version, a string
 	ExtState         = "state"         // T10: start, run, stop
+	ExtOutbox        = "outbox"        // from an outbox: OutboxNumber; in its reply: OutboxAcks
+	ExtPending       = "pending"       // T10, T21: records that wait
 	ExtStateHash     = "stateHash"     // T4, T10: StateHash
 	ExtFreshness     = "freshness"     // T10: Freshness
 	ExtNonce         = "nonce"         // T4 and its T5: 16 random bytes, base64; the answer proves that it is fresh
 	ExtDiffers       = "differs"       // T5: []ListName whose state hash is not the control center's
-	ExtOutbox        = "outbox"        // T10, T21: records that wait
 	ExtDropped       = "dropped"       // T10, T21: records dropped since the start
 	ExtGateways      = "gateways"      // T19: []GatewayRef
 	ExtResources     = "resources"     // T19: []ResourceFacts

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -94,9 +95,12 @@ type Message struct {
 	Header Header
 	Body   []byte // the table's JSON object, strict; canonical unless it came sealed
 	Signer *smx509.Certificate
-	// Digest is the SM3 of message type, extensions and body: equal when the
-	// same message comes again under a new header. See [Once].
+	// Digest is the SM3 of message type, extensions (but "outbox") and body:
+	// equal when the same message comes again under a new header. See [Once].
 	Digest [32]byte
+	// Raw is the envelope as it came, where the caller keeps it as evidence; Open
+	// leaves it empty.
+	Raw []byte
 }
 
 // Open checks and opens the envelope raw. With types, the message must be of
@@ -262,9 +266,14 @@ func (r *Receiver) unseal(header, body []byte) (jsontext.Value, error) {
 // digest is the same for a message that is sent again under a new header.
 func digest(h *Header, body []byte) [32]byte {
 	ext := []byte("{}")
-	if len(h.Ext) > 0 {
+	own := h.Ext
+	if _, ok := own[placeExt]; ok {
+		own = maps.Clone(own)
+		delete(own, placeExt)
+	}
+	if len(own) > 0 {
 		// Strict values, as they came out of strict JSON: neither can fail.
-		text, err := json.Marshal(h.Ext, json.Deterministic(true))
+		text, err := json.Marshal(own, json.Deterministic(true))
 		if err == nil {
 			if c, err := canonical(text); err == nil {
 				ext = c
@@ -278,6 +287,10 @@ func digest(h *Header, body []byte) [32]byte {
 	}
 	return [32]byte(d.Sum(nil))
 }
+
+// placeExt says where a message stands in its sender's outbox. That may be told
+// otherwise when it is sent again, and is no part of what it says.
+const placeExt = "outbox"
 
 // Peek returns the header of raw WITHOUT any check of its signature: for
 // routing and logs, never for a decision. Every error is a [*RejectedError].
