@@ -34,7 +34,8 @@ func (p *Proxy) serveHandler(x *Exchange, h http.Handler) error {
 		Host: publicHost(x), RemoteAddr: x.Conn.Remote.String(), RequestURI: x.Target,
 	}
 	for _, f := range x.Header {
-		if l := strings.ToLower(f.Name); hop[l] || spoofed(l) || l == "host" {
+		var low [lowest]byte
+		if l := lower(&low, f.Name); hop[string(l)] || spoofed(l) || string(l) == "host" {
 			continue
 		}
 		k := http.CanonicalHeaderKey(f.Name)

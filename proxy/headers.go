@@ -30,10 +30,52 @@ func set(names ...string) map[string]bool {
 	return m
 }
 
+// notForwarded are the request fields that the gateway makes anew.
+var notForwarded = set("host", "content-length", "expect", "via")
+
 // spoofed reports whether a client may not send the field that lower names.
-func spoofed(lower string) bool {
-	return ours[lower] || strings.HasPrefix(lower, "x-yumen-") || strings.HasPrefix(lower, "x-forwarded-") ||
-		strings.HasPrefix(lower, "x-zt-") || strings.HasPrefix(lower, "x-ssl-client-")
+func spoofed(lower []byte) bool {
+	return ours[string(lower)] || hasPrefix(lower, "x-") && (hasPrefix(lower, "x-yumen-") || hasPrefix(lower, "x-forwarded-") ||
+		hasPrefix(lower, "x-zt-") || hasPrefix(lower, "x-ssl-client-"))
+}
+
+func hasPrefix(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
+}
+
+// connection returns the names, in lower case, that Connection lists and that
+// do not end at each hop anyway.
+func connection(h exchange.Header) (listed map[string]bool) {
+	h.EachToken("Connection", func(t string) {
+		var low [lowest]byte
+		l := lower(&low, t)
+		if hop[string(l)] || string(l) == "close" {
+			return
+		}
+		if listed == nil {
+			listed = map[string]bool{}
+		}
+		listed[string(l)] = true
+	})
+	return listed
+}
+
+// lowest is how long a name may be that needs no memory of its own.
+const lowest = 48
+
+// lower returns name in lower case, in buf if it fits.
+func lower(buf *[lowest]byte, name string) []byte {
+	if len(name) > lowest {
+		return []byte(strings.ToLower(name))
+	}
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		buf[i] = c
+	}
+	return buf[:len(name)]
 }
 
 // cleanName reports whether a field name has letters, digits and hyphens only.
@@ -62,21 +104,16 @@ func cleanValue(v string) bool {
 // list is built anew: what the client names in Connection is dropped from its
 // own fields, and can never touch those that the gateway adds afterwards.
 func forwardable(h exchange.Header, extra int) exchange.Header {
-	var listed map[string]bool
-	h.EachToken("Connection", func(t string) {
-		if listed == nil {
-			listed = map[string]bool{}
-		}
-		listed[strings.ToLower(t)] = true
-	})
+	listed := connection(h)
 	out := make(exchange.Header, 0, len(h)+extra)
 	var cookies []string
+	var low [lowest]byte
 	for _, f := range h {
-		l := strings.ToLower(f.Name)
+		l := lower(&low, f.Name)
 		switch {
-		case hop[l], listed[l], spoofed(l):
-		case l == "host", l == "content-length", l == "expect", l == "via":
-		case l == "cookie":
+		case hop[string(l)], spoofed(l), listed[string(l)]:
+		case notForwarded[string(l)]:
+		case string(l) == "cookie":
 			cookies = appendCookies(cookies, f.Value)
 		default:
 			out = append(out, f)
@@ -108,8 +145,9 @@ func ownCookie(name string) bool {
 func forwardableTrailers(names []string) []string {
 	var out []string
 	for _, n := range names {
-		l := strings.ToLower(n)
-		if cleanName(n) && !hop[l] && !spoofed(l) && !trailerForbidden[l] {
+		var low [lowest]byte
+		l := lower(&low, n)
+		if cleanName(n) && !hop[string(l)] && !spoofed(l) && !trailerForbidden[string(l)] {
 			out = append(out, n)
 		}
 	}
@@ -122,20 +160,15 @@ var trailerForbidden = set("host", "content-length", "content-type", "content-en
 // answerable returns the fields of an upstream's answer that go to the client:
 // nothing of the hop, none of the gateway's cookies and names.
 func answerable(h exchange.Header) exchange.Header {
-	var listed map[string]bool
-	h.EachToken("Connection", func(t string) {
-		if listed == nil {
-			listed = map[string]bool{}
-		}
-		listed[strings.ToLower(t)] = true
-	})
+	listed := connection(h)
 	out := make(exchange.Header, 0, len(h)+4)
+	var low [lowest]byte
 	for _, f := range h {
-		l := strings.ToLower(f.Name)
+		l := lower(&low, f.Name)
 		switch {
-		case hop[l], listed[l], l == "content-length", l == "x-request-id", strings.HasPrefix(l, "x-yumen-"):
-		case l == "set-cookie" && ownCookie(cookieName(f.Value)):
-		case l == "clear-site-data" && strings.Contains(strings.ToLower(f.Value), "cookies"):
+		case hop[string(l)], listed[string(l)], string(l) == "content-length", string(l) == "x-request-id", hasPrefix(l, "x-yumen-"):
+		case string(l) == "set-cookie" && ownCookie(cookieName(f.Value)):
+		case string(l) == "clear-site-data" && strings.Contains(strings.ToLower(f.Value), "cookies"):
 			// It would take the gateway's own cookie away, too.
 		default:
 			out = append(out, f)

@@ -12,6 +12,7 @@ type metrics struct {
 	refused     *prometheus.CounterVec // reason
 	connections *prometheus.CounterVec // protocol
 	bytes       *prometheus.CounterVec // direction
+	in, out     prometheus.Counter     // of bytes
 	duration    prometheus.Histogram
 	inFlight    prometheus.Gauge
 	cuts        *prometheus.CounterVec // reason
@@ -33,6 +34,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "yumen_proxy_requests_in_flight", Help: "Requests being served."}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "yumen_proxy_panics_total", Help: "Requests that panicked and were contained."}),
 	}
+	defer func() { m.in, m.out = m.bytes.WithLabelValues("in"), m.bytes.WithLabelValues("out") }()
 	if reg == nil {
 		return m, nil
 	}

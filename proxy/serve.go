@@ -210,8 +210,8 @@ func (p *Proxy) finish(x *Exchange) {
 	}
 	p.metrics.requests.WithLabelValues(app, statusLabel(x.Status)).Inc()
 	p.metrics.duration.Observe(p.cfg.Now().Sub(x.Start).Seconds())
-	p.metrics.bytes.WithLabelValues("in").Add(float64(x.BytesIn.Load()))
-	p.metrics.bytes.WithLabelValues("out").Add(float64(x.BytesOut.Load()))
+	p.metrics.in.Add(float64(x.BytesIn.Load()))
+	p.metrics.out.Add(float64(x.BytesOut.Load()))
 }
 
 // contain keeps a panic inside its request (R22): the gateway and the other

@@ -229,6 +229,7 @@ func TestOnlySoManyFilesAreKept(t *testing.T) {
 		}
 		for i := range 10 {
 			f.Write(&Record{RequestID: fmt.Sprint(i)})
+			time.Sleep(gatherFor)
 			synctest.Wait() // one batch each, so that each rotates
 		}
 		if err := f.Close(); err != nil {
@@ -303,6 +304,7 @@ func TestADiskThatRefusesDropsAndRecovers(t *testing.T) {
 		}
 		wait := func(ok func(FileStats) bool) {
 			t.Helper()
+			time.Sleep(gatherFor)
 			if synctest.Wait(); !ok(f.Stats()) {
 				t.Fatalf("stats %+v", f.Stats())
 			}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -44,15 +45,19 @@ type FileStats struct {
 // missing. Make one with [OpenFile].
 type File struct {
 	cfg   FileConfig
-	queue chan *[]byte
 	lines sync.Pool // *[]byte
 
 	written, dropped, bytes, rotations, errors atomic.Uint64
 
-	mu     sync.RWMutex // held for reading while queue is sent to
-	closed bool         // guarded by mu
-	done   chan struct{}
-	err    error // of the last sync; read after done
+	mu      sync.Mutex
+	waiting []byte // guarded by mu; lines that wait for the writer
+	records int    // guarded by mu; how many those are
+	closed  bool   // guarded by mu
+
+	wake chan struct{} // lines wait, or the file is being closed
+	full chan struct{} // a batch of them waits: no more is gathered
+	done chan struct{}
+	err  error // of the last sync; read after done
 
 	// Owned by the writer goroutine.
 	f        *os.File
@@ -62,8 +67,12 @@ type File struct {
 	lastWarn time.Time
 }
 
-// batchBytes is how much is gathered for one write.
-const batchBytes = 128 << 10
+// A write gathers what comes for gatherFor, or so many bytes. A process that is
+// killed loses no more than that.
+const (
+	gatherFor  = 5 * time.Millisecond
+	batchBytes = 128 << 10
+)
 
 // OpenFile opens cfg.Path for appending and starts the writer, which
 // [File.Close] ends.
@@ -81,7 +90,7 @@ func OpenFile(cfg FileConfig) (*File, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	a := &File{cfg: cfg, queue: make(chan *[]byte, cfg.Queue), done: make(chan struct{})}
+	a := &File{cfg: cfg, wake: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{})}
 	a.lines.New = func() any { b := make([]byte, 0, 1024); return &b }
 	if err := a.open(); err != nil {
 		return nil, fmt.Errorf("open audit file: %w", err)
@@ -115,37 +124,54 @@ func (a *File) open() error {
 func (a *File) Write(r *Record) {
 	line := a.lines.Get().(*[]byte)
 	*line = appendLine((*line)[:0], r)
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if !a.closed {
-		select {
-		case a.queue <- line:
-			return
-		default:
-		}
+	a.mu.Lock()
+	dropped := a.closed || a.records >= a.cfg.Queue
+	if !dropped {
+		a.waiting = append(a.waiting, *line...)
+		a.records++
 	}
-	a.lines.Put(line)
-	a.dropped.Add(1)
+	n, size := a.records, len(a.waiting)
+	a.mu.Unlock()
+	if cap(*line) <= 16<<10 {
+		a.lines.Put(line)
+	}
+	switch {
+	case dropped:
+		a.dropped.Add(1)
+	case n == 1:
+		signal(a.wake)
+	case size >= batchBytes:
+		signal(a.full)
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // Close writes what waits, syncs and ends the writer. It returns the error of
 // the disk that came last, if records were lost by it.
 func (a *File) Close() error {
 	a.mu.Lock()
-	if !a.closed {
-		a.closed = true
-		close(a.queue)
-	}
+	a.closed = true
 	a.mu.Unlock()
+	signal(a.wake)
+	signal(a.full)
 	<-a.done
 	return a.err
 }
 
 // Stats returns the figures.
 func (a *File) Stats() FileStats {
+	a.mu.Lock()
+	queued := a.records
+	a.mu.Unlock()
 	return FileStats{
 		Written: a.written.Load(), Dropped: a.dropped.Load(), Bytes: a.bytes.Load(), Rotations: a.rotations.Load(),
-		Errors: a.errors.Load(), Queued: len(a.queue),
+		Errors: a.errors.Load(), Queued: queued,
 	}
 }
 
@@ -154,50 +180,57 @@ func (a *File) run() {
 	defer close(a.done)
 	tick := time.NewTicker(a.cfg.Sync)
 	defer tick.Stop()
+	gathered := time.NewTimer(time.Hour)
+	defer gathered.Stop()
 	var batch []byte
-	for {
+	for closed := false; !closed; {
 		select {
-		case line, open := <-a.queue:
-			if !open {
-				a.writeGap()
-				a.sync()
-				if a.f != nil {
-					a.f.Close()
-				}
-				return
+		case <-a.wake:
+			gathered.Reset(gatherFor)
+			select {
+			case <-gathered.C:
+			case <-a.full:
 			}
-			batch = batch[:0]
-			n := a.gather(&batch, line)
-			a.write(batch, n)
+			batch, closed = a.take(batch)
+			for rest := batch; len(rest) > 0; {
+				var lines []byte
+				lines, rest = part(rest)
+				a.write(lines, bytes.Count(lines, []byte{'\n'}))
+			}
 		case <-tick.C:
 			a.writeGap()
 			a.sync()
 		}
 	}
+	a.writeGap()
+	a.sync()
+	if a.f != nil {
+		a.f.Close()
+	}
 }
 
-// gather appends line and what else waits to batch and returns how many
-// records that are.
-func (a *File) gather(batch *[]byte, line *[]byte) (n int) {
-	for {
-		n++
-		*batch = append(*batch, *line...)
-		if cap(*line) <= 16<<10 {
-			a.lines.Put(line)
-		}
-		if len(*batch) >= batchBytes {
-			return n
-		}
-		select {
-		case next, open := <-a.queue:
-			if !open {
-				return n // run sees it next
-			}
-			line = next
-		default:
-			return n
-		}
+// part cuts whole lines off, of batchBytes together if one is not longer.
+func part(lines []byte) (first, rest []byte) {
+	if len(lines) <= batchBytes {
+		return lines, nil
 	}
+	end := bytes.LastIndexByte(lines[:batchBytes], '\n') + 1
+	if end == 0 {
+		end = bytes.IndexByte(lines, '\n') + 1
+	}
+	return lines[:end], lines[end:]
+}
+
+// take returns the lines that wait, and leaves spare in their place.
+func (a *File) take(spare []byte) (lines []byte, closed bool) {
+	if cap(spare) > 4*batchBytes {
+		spare = nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	lines = a.waiting
+	a.waiting, a.records = spare[:0], 0
+	return lines, a.closed
 }
 
 // writeGap writes a gap record when records are missing that none has named.

@@ -112,6 +112,7 @@ type Login struct {
 	cfg      Config
 	sealer   *Sealer
 	provider provider
+	opened   opened
 	codes    *once // shared with the one before and after
 	mux      *http.ServeMux
 }
@@ -210,10 +211,13 @@ func (l *Login) Session(host string, cookies []string) (policy.Facts, reason.Rea
 }
 
 func (l *Login) openSession(p purpose, host, value string) (session, reason.Reason) {
-	var s session
-	b, err := l.sealer.open(p, host, value)
-	if err != nil || s.unmarshal(b) != nil {
-		return s, reason.CookieInvalid
+	s, known := l.opened.get(p, host, value)
+	if !known {
+		b, err := l.sealer.open(p, host, value)
+		if err != nil || s.unmarshal(b) != nil {
+			return s, reason.CookieInvalid
+		}
+		l.opened.put(p, host, value, s)
 	}
 	if !l.cfg.Now().Before(s.expiry) {
 		return s, reason.SessionExpired

@@ -2,6 +2,7 @@ package message
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"strings"
@@ -171,6 +172,20 @@ func (h *Head) line(b []byte, off int, first bool) (done bool, err error) {
 
 // hasControl reports a control character other than a tab.
 func hasControl(b []byte) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for len(b) >= 8 {
+		// Eight bytes at once: bytes below 0x20 or equal to 0x7f set their top bit.
+		// Bytes of 0x80 and more may, too; those and tabs go the slow way.
+		v := binary.LittleEndian.Uint64(b)
+		if ((v-0x20*ones)|(v+ones)|v)&tops != 0 && slowControl(b[:8]) {
+			return true
+		}
+		b = b[8:]
+	}
+	return slowControl(b)
+}
+
+func slowControl(b []byte) bool {
 	for _, c := range b {
 		if controlByte[c] {
 			return true
