@@ -160,11 +160,16 @@ type Status struct {
 
 	Gateway     string     `json:"gateway,omitempty"`
 	GatewayAddr string     `json:"gatewayAddress,omitempty"`
-	Since       *time.Time `json:"since,omitempty"`   // of the tunnel
-	Renewed     *time.Time `json:"renewed,omitempty"` // last accepted Table 14
-	Fault       string     `json:"fault,omitempty"`   // why there is no tunnel
+	Carrier     string     `json:"carrier,omitempty"`       // of the tunnel: tlcp, tls1.3 ...
+	Suite       string     `json:"suite,omitempty"`         // of the carrier
+	CarrierWhy  string     `json:"carrierReason,omitempty"` // the setting that chose it
+	Since       *time.Time `json:"since,omitempty"`         // of the tunnel
+	Renewed     *time.Time `json:"renewed,omitempty"`       // last accepted Table 14
+	Fault       string     `json:"fault,omitempty"`         // why there is no tunnel
 
 	ControlConnected bool       `json:"controlConnected"`
+	ControlProtocol  string     `json:"controlProtocol,omitempty"` // of the newest connection to it
+	ControlSuite     string     `json:"controlSuite,omitempty"`
 	ControlFault     string     `json:"controlFault,omitempty"`
 	Resources        int        `json:"resources"`
 	Fetched          *time.Time `json:"fetched,omitempty"` // when the resource list came
@@ -218,7 +223,7 @@ func (a *Agent) Status() (s Status) {
 	ctl := a.link.Status()
 	s = Status{
 		AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, State: SignedOut, LastUser: a.lastUser(), ControlConnected: ctl.Connected,
-		ControlFault: printable(ctl.LastError), Notices: a.notices.all(),
+		ControlFault: printable(ctl.LastError), Notices: a.notices.all(), ControlProtocol: ctl.Protocol, ControlSuite: ctl.Suite,
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -239,6 +244,8 @@ func (a *Agent) Status() (s Status) {
 	}
 	if t := a.tunnel; t != nil {
 		s.Gateway, s.GatewayAddr, s.Since, s.Renewed = t.gateway, t.addr, moment(t.since), moment(a.renewed)
+		c := t.Carrier()
+		s.Carrier, s.Suite, s.CarrierWhy = c.Protocol, c.Suite, a.cfg.carrierReason()
 		s.State = Ready
 		if !ctl.Connected {
 			s.State = Degraded

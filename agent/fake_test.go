@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -193,6 +194,10 @@ func (t *fakeTunnel) Open(ctx context.Context, network string, m *wire.AccessReq
 	t.asked = append(t.asked, *m)
 	t.mu.Unlock()
 	return t.d.open(ctx, network, m)
+}
+
+func (t *fakeTunnel) Carrier() channel.State {
+	return channel.State{Protocol: channel.TLCP, Suite: "ECDHE_SM4_GCM_SM3"}
 }
 
 func (t *fakeTunnel) Renew(ctx context.Context, m *wire.Renewal) error {

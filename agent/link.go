@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/wire"
@@ -53,6 +54,8 @@ type Tunnel interface {
 	Open(ctx context.Context, network string, m *wire.AccessRequest) (net.Conn, error)
 	// Renew sends Table 14 and waits for the reply.
 	Renew(ctx context.Context, m *wire.Renewal) error
+	// Carrier says by which protocol and suite the tunnel runs.
+	Carrier() channel.State
 	// Done is closed when the tunnel has ended; Err then says why.
 	Done() <-chan struct{}
 	Err() error

@@ -91,8 +91,8 @@ td,th{text-align:left;border-bottom:1px solid #ccc;padding:.3em .6em;vertical-al
 <table>
 <tr><th>用户 · user</th><td>{{or .UserID "—"}}</td></tr>
 <tr><th>设备 · device</th><td>{{.DeviceID}}</td></tr>
-<tr><th>网关 · gateway</th><td>{{or .Gateway "—"}} {{.GatewayAddr}}{{with .Fault}}<br><small>{{.}}</small>{{end}}</td></tr>
-<tr><th>控制中心 · control center</th><td>{{if .ControlConnected}}已连接 · connected{{else}}未连接 · not connected{{end}}</td></tr>
+<tr><th>网关 · gateway</th><td>{{or .Gateway "—"}} {{.GatewayAddr}}{{with .Carrier}}<br><small>{{.}} {{$.Suite}}，{{$.CarrierWhy}}</small>{{end}}{{with .Fault}}<br><small>{{.}}</small>{{end}}</td></tr>
+<tr><th>控制中心 · control center</th><td>{{if .ControlConnected}}已连接 · connected <small>{{.ControlProtocol}} {{.ControlSuite}}</small>{{else}}未连接 · not connected{{end}}</td></tr>
 <tr><th>令牌有效期 · token until</th><td>{{with .Expires}}{{.Format "2006-01-02 15:04:05 MST"}}{{else}}—{{end}}</td></tr>
 <tr><th>连接 · connections</th><td>{{.Flows}} <small>累计 · opened {{.Opened}}，拒绝 · refused {{.Refused}}</small></td></tr>
 <tr><th>本地入口 · local faces</th><td>{{range .Faces}}{{.Kind}} {{.Addr}}<br>{{end}}</td></tr>

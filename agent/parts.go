@@ -3,8 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -13,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/ctlclient"
@@ -54,7 +53,7 @@ func (a *Agent) connectParts() error {
 	}
 	a.link, a.dialer = link, c.Dialer
 	if a.dialer == nil {
-		if a.dialer, err = newGatewayDialer(keys, a.id, c.Now); err != nil {
+		if a.dialer, err = newGatewayDialer(keys, a.id, c.carrier() == carrier.NameTLCP, c.Now); err != nil {
 			return err
 		}
 	}
@@ -95,7 +94,7 @@ func identityOf(keys *keystore.Store) (Identity, error) {
 
 func (a *Agent) controlLink(keys *keystore.Store, e Events) (Link, error) {
 	return ctlclient.NewAgent(ctlclient.AgentConfig{
-		URL: a.cfg.Control, AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, Keys: keys, DeviceType: a.cfg.DeviceType,
+		URL: a.cfg.Control, AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, Keys: keys, Crypto: a.cfg.Crypto.Profile, DeviceType: a.cfg.DeviceType,
 		Longitude: wire.CoordinateOf(a.cfg.Longitude), Latitude: wire.CoordinateOf(a.cfg.Latitude),
 		OnToken: e.Token, OnResources: e.Resources, OnSignedOut: e.SignedOut, StateDir: a.cfg.StateDir, Logger: a.cfg.Logger, Now: a.cfg.Now,
 	})
@@ -112,23 +111,22 @@ func (a *Agent) alertTable(al alert.Alert) *wire.AgentAlert {
 	}
 }
 
-// gatewayDialer makes tunnels over TLS. A gateway is known by the identity in
-// its certificate under the pinned root, not by the name that was dialed.
+// gatewayDialer makes tunnels over TLCP or TLS, as the configuration says, and
+// never over the other. A gateway is known by the identity in its certificate
+// under the pinned root, not by the name that was dialed.
 type gatewayDialer struct {
-	own      tls.Certificate
-	roots    *x509.CertPool
+	channels *channel.Client
 	messages *smx509.CertPool
 	sender   envelope.Sender
 	chain    jsontext.Value // of sender, for the hello's extension
 	now      func() time.Time
 }
 
-func newGatewayDialer(keys *keystore.Store, id Identity, now func() time.Time) (*gatewayDialer, error) {
-	own, err := keys.TLSCertificate(keystore.TLS)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := keys.TLSRoots()
+func newGatewayDialer(keys *keystore.Store, id Identity, tlcp bool, now func() time.Time) (*gatewayDialer, error) {
+	channels, err := channel.New(channel.Config{
+		Keys: keys, TLCP: tlcp, AnyName: true, ALPN: []string{carrier.ALPN}, Timeout: dialTimeout, Now: now,
+		Peer: func(certid.Identity) error { return errors.New("verify gateway: none was named") }, // each dial names its own
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +143,7 @@ func newGatewayDialer(keys *keystore.Store, id Identity, now func() time.Time) (
 		return nil, err
 	}
 	return &gatewayDialer{
-		own: own, roots: roots, messages: messages, now: now, chain: envelope.SignerExt(chain),
+		channels: channels, messages: messages, now: now, chain: envelope.SignerExt(chain),
 		sender: envelope.Sender{ID: id.AgentID, Key: signer, Cert: chain[0], Now: now},
 	}, nil
 }
@@ -156,13 +154,11 @@ func (d *gatewayDialer) Dial(ctx context.Context, gw wire.GatewayRef, addr strin
 	if err != nil {
 		return nil, err
 	}
-	c := carrier.TLS{Timeout: dialTimeout, Config: &tls.Config{
-		Certificates: []tls.Certificate{d.own},
-		Time:         d.now,
-		// The name that was dialed proves nothing here; VerifyConnection checks
-		// the chain and the identity instead.
-		InsecureSkipVerify: true,
-		VerifyConnection:   func(s tls.ConnectionState) error { return d.verify(s, gw.ID) },
+	c := carrier.TCP{Channel: d.channels, Peer: func(id certid.Identity) error {
+		if id.Gateway == "" || id.Gateway != gw.ID {
+			return fmt.Errorf("verify gateway: the certificate is %s's, not %s's", cmp.Or(id.Name(), "nobody"), gw.ID)
+		}
+		return nil
 	}}
 	conn, err := c.Dial(ctx, addr)
 	if err != nil {
@@ -183,29 +179,17 @@ func (d *gatewayDialer) Dial(ctx context.Context, gw wire.GatewayRef, addr strin
 	if err != nil {
 		return nil, err
 	}
-	return t, nil
+	return carried{t, conn.State()}, nil
 }
 
-func (d *gatewayDialer) verify(s tls.ConnectionState, gatewayID string) error {
-	if len(s.PeerCertificates) == 0 {
-		return errors.New("verify gateway: it showed no certificate")
-	}
-	leaf, between := s.PeerCertificates[0], x509.NewCertPool()
-	for _, c := range s.PeerCertificates[1:] {
-		between.AddCert(c)
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: d.roots, Intermediates: between, CurrentTime: d.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
-		return fmt.Errorf("verify gateway: %w", err)
-	}
-	id, err := certid.Of(leaf)
-	if err != nil {
-		return fmt.Errorf("verify gateway: %w", err)
-	}
-	if id.Gateway == "" || id.Gateway != gatewayID {
-		return fmt.Errorf("verify gateway: the certificate is %s's, not %s's", id.Name(), gatewayID)
-	}
-	return nil
+// carried is a tunnel that knows its carrier.
+type carried struct {
+	*carrier.Client
+	state channel.State
 }
+
+// Carrier implements [Tunnel].
+func (c carried) Carrier() channel.State { return c.state }
 
 // encCert returns the certificate to seal for gw with, checked up to the
 // pinned root.

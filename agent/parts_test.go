@@ -7,16 +7,19 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/emmansun/gmsm/smx509"
 	"github.com/go-json-experiment/json"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/tunnel/mux"
@@ -26,13 +29,12 @@ import (
 // labGateway is a small gateway over real TLS: it opens the hello, answers each
 // access request by decide, and echoes.
 type labGateway struct {
-	t      testing.TB
-	id     string
-	ref    wire.GatewayRef
-	config *tls.Config
-	open   *envelope.Receiver
-	l      net.Listener
-	wg     sync.WaitGroup
+	t    testing.TB
+	id   string
+	ref  wire.GatewayRef
+	open *envelope.Receiver
+	l    net.Listener
+	wg   sync.WaitGroup
 
 	mu       sync.Mutex
 	decide   func(*wire.AccessRequest) reason.Reason // guarded by mu
@@ -42,7 +44,8 @@ type labGateway struct {
 	flow     *mux.Flow                               // guarded by mu; the newest
 }
 
-func newLabGateway(t testing.TB, ca *lab.CA, id string) *labGateway {
+// newLabGateway listens for the default carrier, or for the one named.
+func newLabGateway(t testing.TB, ca *lab.CA, id string, carriers ...string) *labGateway {
 	t.Helper()
 	keys, err := ca.Party(filepath.Join(t.TempDir(), "keys"), []byte("pass"), certid.Identity{Gateway: id, Device: "DEV" + id[3:]}, []string{"127.0.0.1"})
 	if err != nil {
@@ -67,10 +70,23 @@ func newLabGateway(t testing.TB, ca *lab.CA, id string) *labGateway {
 	sign, err := keys.Chain(keystore.Sign)
 	must(err)
 	g := &labGateway{t: t, id: id, decide: func(*wire.AccessRequest) reason.Reason { return reason.OK }}
-	g.config = &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{carrier.ALPN}}
 	g.open, err = envelope.NewReceiver(envelope.Config{ID: id, Decrypter: dec, RequireSealed: true, Resolve: envelope.PartySigner(messages, nil)})
 	must(err)
-	g.l, err = tls.Listen("tcp", "127.0.0.1:0", g.config)
+	if slices.Contains(carriers, carrier.NameTLS) {
+		g.l, err = tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+			Certificates: []tls.Certificate{cert}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{carrier.ALPN},
+		})
+	} else {
+		var pair *tlcp.Pair
+		pair, err = keys.TLCPPair()
+		must(err)
+		var roots *smx509.CertPool
+		roots, err = keys.Root(keystore.TLCPRoot)
+		must(err)
+		g.l, err = tlcp.Listen("tcp", "127.0.0.1:0", &tlcp.Config{
+			Certificates: []*tlcp.Pair{pair}, ClientCAs: roots, ClientAuth: tlcp.RequireAndVerifyClientCert, NextProtos: []string{carrier.ALPN},
+		})
+	}
 	must(err)
 	g.ref = wire.GatewayRef{ID: id, Addresses: []string{g.l.Addr().String()}, Sign: sign[0].Raw, Enc: enc[0].Raw}
 	g.wg.Go(func() {
@@ -208,7 +224,7 @@ func labAgent(t testing.TB, ca *lab.CA, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.a.dialer, err = newGatewayDialer(store, r.a.id, r.a.cfg.Now); err != nil {
+	if r.a.dialer, err = newGatewayDialer(store, r.a.id, r.a.cfg.carrier() == carrier.NameTLCP, r.a.cfg.Now); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -223,10 +239,39 @@ func newLab(t testing.TB) *lab.CA {
 	return ca
 }
 
-func TestTunnelOverTLSWithEnrolledKeys(t *testing.T) {
+func TestTunnelWithEnrolledKeys(t *testing.T) {
 	ca := newLab(t)
-	g := newLabGateway(t, ca, "GW000000001")
+	t.Run("tlcp", func(t *testing.T) {
+		s := tunnelWithEnrolledKeys(t, ca, newLabGateway(t, ca, "GW000000001"), nil)
+		if s.Carrier != "tlcp" || s.Suite != "ECDHE_SM4_GCM_SM3" || s.CarrierWhy != "crypto.profile: mixed" {
+			t.Errorf("carrier %s, %s, %s", s.Carrier, s.Suite, s.CarrierWhy)
+		}
+	})
+	t.Run("tls", func(t *testing.T) {
+		s := tunnelWithEnrolledKeys(t, ca, newLabGateway(t, ca, "GW000000001", carrier.NameTLS), func(c *Config) { c.Carrier = carrier.NameTLS })
+		if s.Carrier != "tls1.3" || !strings.HasPrefix(s.Suite, "TLS_") || s.CarrierWhy != "carrier: tls" {
+			t.Errorf("carrier %s, %s, %s", s.Carrier, s.Suite, s.CarrierWhy)
+		}
+	})
+}
+
+// An agent whose gateway does not speak its carrier has no tunnel, and says
+// what to do; it does not try the other carrier.
+func TestNoTunnelByAnotherCarrier(t *testing.T) {
+	ca := newLab(t)
+	g := newLabGateway(t, ca, "GW000000001", carrier.NameTLS)
 	r := labAgent(t, ca, nil)
+	tun, err := r.a.dialer.Dial(t.Context(), g.ref, g.ref.Addresses[0], wire.TunnelHello{AgentID: testID.AgentID}, nil)
+	if err == nil {
+		tun.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "speaks no TLCP") || len(g.hellos) != 0 {
+		t.Errorf("got %v after %d hellos", err, len(g.hellos))
+	}
+}
+
+func tunnelWithEnrolledKeys(t *testing.T, ca *lab.CA, g *labGateway, change func(*Config)) Status {
+	r := labAgent(t, ca, change)
 	if r.a.id != testID {
 		t.Fatalf("identity %+v, want the certificate's", r.a.id)
 	}
@@ -261,6 +306,7 @@ func TestTunnelOverTLSWithEnrolledKeys(t *testing.T) {
 		defer g.mu.Unlock()
 		return len(g.renewals) == 1 && g.renewals[0] == tok.AuthToken
 	})
+	return r.a.Status()
 }
 
 func TestAGatewayCutsAFlowWithItsReason(t *testing.T) {
@@ -297,7 +343,7 @@ func TestAGatewayMustBeTheOneOfTheList(t *testing.T) {
 	}{
 		"another gateway answers":     {mixed(g2, "GW000000001", g1), "not GW000000001's"},
 		"another gateway's seal":      {mixed(g1, "GW000000001", g2), "it is GW000000002's"},
-		"a foreign authority":         {mixed(stranger, "GW000000001", g1), "verify gateway"},
+		"a foreign authority":         {mixed(stranger, "GW000000001", g1), "unknown authority"},
 		"a foreign authority's seal":  {mixed(g1, "GW000000001", stranger), "verify encryption certificate"},
 		"no certificate to seal with": {wire.GatewayRef{ID: "GW000000001", Addresses: g1.ref.Addresses}, "read encryption certificate"},
 	} {

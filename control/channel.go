@@ -15,6 +15,7 @@ import (
 
 	"github.com/yumen-zt/yumen/control/model"
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -31,7 +32,8 @@ const bodyTimeout = 15 * time.Second
 // certificate proved its key in the handshake.
 type peer struct {
 	*model.Party
-	remote string
+	remote          string
+	protocol, suite string // of the channel
 }
 
 // addressOf returns an address without its port, for counting.
@@ -47,10 +49,11 @@ func addressOf(remote string) string {
 // very one that the party was given last: a removed or newly enrolled party's
 // old certificate opens nothing, whatever its notAfter.
 func (s *Server) peerOf(r *http.Request, kind string) (*peer, reason.Reason) {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+	ch := channelOf(r.Context())
+	leaf := ch.Peer
+	if leaf == nil {
 		return nil, reason.ClientCertAbsent
 	}
-	leaf := r.TLS.PeerCertificates[0]
 	id, err := certid.Of(leaf)
 	if err != nil {
 		return nil, reason.ClientCertBad
@@ -64,12 +67,20 @@ func (s *Server) peerOf(r *http.Request, kind string) (*peer, reason.Reason) {
 	}
 	p := s.party(name)
 	switch {
-	case p == nil || p.Kind != kind || string(p.TLS) != string(leaf.Raw):
+	case p == nil || p.Kind != kind || string(certificateOf(p, ch.Protocol)) != string(leaf.Raw):
 		return nil, reason.ClientCertGone
 	case p.DeviceID != id.Device:
 		return nil, reason.DeviceMismatch
 	}
-	return &peer{p, r.RemoteAddr}, reason.OK
+	return &peer{p, r.RemoteAddr, ch.Protocol, ch.Suite}, reason.OK
+}
+
+// certificateOf returns the certificate by which p is known over a protocol.
+func certificateOf(p *model.Party, protocol string) []byte {
+	if protocol == channel.TLCP {
+		return p.TLCP
+	}
+	return p.TLS
 }
 
 // locked returns the lock that shuts p out, nil when there is none.
@@ -276,6 +287,7 @@ func (s *Server) finish(w http.ResponseWriter, p *peer, m *envelope.Message, obj
 func (s *Server) record(p *peer, object string, a answer) *audit.Record {
 	r := &audit.Record{Time: s.cfg.Now(), Kind: audit.Interface, Object: object, Remote: p.remote, DeviceID: p.DeviceID,
 		UserID: a.user, Allowed: a.reason == reason.OK, Result: a.reason.String(), Code: a.reason, Detail: a.detail}
+	r.Protocol, r.Suite = p.protocol, p.suite
 	switch p.Kind {
 	case model.Agent:
 		r.AgentID = p.ID

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -17,10 +16,15 @@ import (
 	"github.com/emmansun/gmsm/smx509"
 	"github.com/go-json-experiment/json"
 
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/wire"
 )
+
+// overTLCP lets the clients of a test speak TLCP.
+var overTLCP bool
 
 // client is an enrolled party, written by hand from the binding.
 type client struct {
@@ -53,8 +57,13 @@ func (w *world) client(kind, id, device string, keys *keystore.Store) *client {
 	w.t.Helper()
 	t := w.t
 	c := &client{w: w, kind: kind, id: id, device: device, keys: keys, sealed: kind == "agent", base: w.url(0) + "/ztna/v1/" + kind}
-	cert := must[tls.Certificate](t)(keys.TLSCertificate(keystore.TLS))
-	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.roots, Certificates: []tls.Certificate{cert}}}
+	channels := must[*channel.Client](t)(channel.New(channel.Config{Keys: keys, TLCP: overTLCP, Peer: func(id certid.Identity) error {
+		if id.Control != "CTL00000001" {
+			return errors.New("not the control center")
+		}
+		return nil
+	}}))
+	tr := &http.Transport{DialTLSContext: channels.Dial}
 	t.Cleanup(tr.CloseIdleConnections)
 	c.hc = &http.Client{Transport: tr}
 	signer, err := keys.Signer(keystore.Sign)

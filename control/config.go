@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/internal/adminsock"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
@@ -19,16 +20,17 @@ import (
 // Config is what a [Server] needs. The zero value of an optional field selects
 // its default.
 type Config struct {
-	ID             string   `yaml:"id"`              // identifier of this control center, 11 characters; required
-	URL            string   `yaml:"url"`             // base URL that enrolled parties are told; required
-	Listen         []string `yaml:"listen"`          // addresses of the standard's links; default [":8443"]
-	DataDir        string   `yaml:"data_dir"`        // store, audit and outboxes; required
-	KeysDir        string   `yaml:"keys_dir"`        // default data_dir/keys
-	CADir          string   `yaml:"ca_dir"`          // default data_dir/ca; issues the certificates of enrolment
-	PassphraseFile string   `yaml:"passphrase_file"` // 0600 file that opens both folders; required
-	AdminSocket    string   `yaml:"admin_socket"`    // default data_dir/admin.sock, mode 0600
-	AuditFile      string   `yaml:"audit_file"`      // default data_dir/audit.jsonl
-	MetricsListen  string   `yaml:"metrics_listen"`  // address of /metrics, plain HTTP: loopback; default: none
+	ID             string         `yaml:"id"`              // identifier of this control center, 11 characters; required
+	URL            string         `yaml:"url"`             // base URL that enrolled parties are told; required
+	Listen         []string       `yaml:"listen"`          // addresses of the standard's links; default [":8443"]
+	DataDir        string         `yaml:"data_dir"`        // store, audit and outboxes; required
+	KeysDir        string         `yaml:"keys_dir"`        // default data_dir/keys
+	CADir          string         `yaml:"ca_dir"`          // default data_dir/ca; issues the certificates of enrolment
+	PassphraseFile string         `yaml:"passphrase_file"` // 0600 file that opens both folders; required
+	AdminSocket    string         `yaml:"admin_socket"`    // default data_dir/admin.sock, mode 0600
+	AuditFile      string         `yaml:"audit_file"`      // default data_dir/audit.jsonl
+	Crypto         profile.Config `yaml:"crypto"`          // profile: gm, mixed (default) or intl
+	MetricsListen  string         `yaml:"metrics_listen"`  // address of /metrics, plain HTTP: loopback; default: none
 
 	TokenLife    time.Duration `yaml:"token_life"`     // life of an 11-character token; default 10m
 	SessionLife  time.Duration `yaml:"session_life"`   // a user must sign in again after it; default 12h
@@ -155,6 +157,9 @@ func (c *Config) Validate() error {
 	httpsURL("url", c.URL)
 	if c.DataDir == "" {
 		fault("data_dir", "is required")
+	}
+	if err := c.Crypto.Profile.Check(); err != nil {
+		fault("crypto.profile", "%w", err)
 	}
 	if c.PassphraseFile == "" {
 		fault("passphrase_file", "is required (a file of mode 0600)")

@@ -13,7 +13,6 @@ package control
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -26,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/emmansun/gmsm/smx509"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -65,8 +65,10 @@ type Server struct {
 	own       atomic.Pointer[renewable]
 	gatewayIn *envelope.Receiver
 	agentIn   *envelope.Receiver
-	tlsConfig *tls.Config
-	tlsRoot   *x509.Certificate // whose fingerprint enrolment codes carry
+	links     face                // of the standard's links and of enrolment
+	login     face                // of the OpenID provider
+	tlsRoot   *x509.Certificate   // whose fingerprint enrolment codes carry
+	tlcpRoot  *smx509.Certificate // the same for TLCP
 
 	mu      sync.RWMutex
 	state   *model.State  // guarded by mu; what its maps point to is immutable
@@ -81,6 +83,7 @@ type Server struct {
 	stats   counters
 	pushed  *prometheus.HistogramVec
 	chaos   *chaos // nil: not allowed
+	port    portStats
 }
 
 // Addrs are the addresses that a running server listens on.

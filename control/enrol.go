@@ -40,7 +40,7 @@ func (s *Server) newSecret(id string) (string, *model.Enrolment) {
 
 // codeText returns the code that an operator hands over.
 func (s *Server) codeText(kind, secret string) (string, error) {
-	return wire.EnrolCode{URL: s.cfg.URL, Fingerprint: s.fingerprint(), Secret: secret, Kind: kind}.Text()
+	return wire.EnrolCode{URL: s.cfg.URL, Fingerprint: s.fingerprint(), TLCPRoot: s.tlcpFingerprint(), Secret: secret, Kind: kind}.Text()
 }
 
 // errEnrol is the one answer to every wrong code.

@@ -30,7 +30,7 @@ func (s *Server) identity(_ context.Context, c *call) answer {
 	}
 	now := s.cfg.Now()
 	s.hub.with(c.ID, func(l *link) {
-		l.identified, l.remote = now, c.remote
+		l.identified, l.remote, l.protocol, l.suite = now, c.remote, c.protocol, c.suite
 		l.versions(c.Header.Ext)
 	})
 	return s.newest(c, s.agreed(c, m.Timestamp))

@@ -49,6 +49,8 @@ type link struct {
 	outbox       string
 	state        string
 	remote       string
+	protocol     string // of the channel of the last T4
+	suite        string
 	freshness    string
 	differed     uint64                   // reports of something else in force than was given
 	ordered      map[wire.ListName]uint64 // version for which the whole list was ordered

@@ -9,15 +9,18 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/emmansun/gmsm/smx509"
 
 	"github.com/yumen-zt/yumen/control/model"
+	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -33,6 +36,11 @@ func (s *Server) openKeys(passphrase []byte) (err error) {
 	if s.ca, err = lab.Load(s.cfg.CADir, passphrase); err != nil {
 		return fail("certificate authority", err)
 	}
+	root, err := keystore.ParseChain(s.ca.RootPEM(keystore.TLCPRoot))
+	if err != nil {
+		return fail("tlcp root", err)
+	}
+	s.tlcpRoot = root[0]
 	block, _ := pem.Decode(s.ca.RootPEM(keystore.TLSRoot))
 	if block == nil {
 		return fail("tls root", errors.New("the authority has none"))
@@ -58,19 +66,7 @@ func (s *Server) openKeys(passphrase []byte) (err error) {
 	if s.agentIn, err = envelope.NewReceiver(in); err != nil {
 		return err
 	}
-	roots, err := s.keys.TLSRoots()
-	if err != nil {
-		return fail("tls root", err)
-	}
-	s.tlsConfig = &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: s.certificate,
-		ClientAuth:     tls.VerifyClientCertIfGiven, // enrolment has none yet; every other path demands it
-		ClientCAs:      roots,
-		NextProtos:     []string{"http/1.1"}, // one stream a connection: a slow pull never delays a push
-		Time:           s.cfg.Now,
-	}
-	return nil
+	return s.makeFaces()
 }
 
 // signer returns the sender that signs with the key name, and its chain.
@@ -84,6 +80,73 @@ func (s *Server) signer(name string) (*envelope.Sender, []*smx509.Certificate, e
 		return nil, nil, err
 	}
 	return &envelope.Sender{ID: s.cfg.ID, Key: key, Cert: chain[0], Now: s.cfg.Now}, chain, nil
+}
+
+// makeFaces makes what the ports show, as crypto.profile says: with gm the
+// links take TLCP alone, and the OpenID provider both, because most browsers
+// know only TLS; with intl nothing takes TLCP.
+func (s *Server) makeFaces() error {
+	if p := s.cfg.Crypto.Profile; p.TLS() {
+		roots, err := s.keys.TLSRoots()
+		if err != nil {
+			return fmt.Errorf("open keys: tls root: %w", err)
+		}
+		s.links.tls = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: s.certificate,
+			ClientAuth:     tls.VerifyClientCertIfGiven, // enrolment has none yet; every other path demands it
+			ClientCAs:      roots,
+			NextProtos:     []string{"http/1.1"}, // one stream a connection: a slow pull never delays a push
+			Time:           s.cfg.Now,
+		}
+	}
+	s.login.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate, NextProtos: []string{"h2", "http/1.1"}, Time: s.cfg.Now}
+	if !s.cfg.Crypto.Profile.TLCP() {
+		return nil
+	}
+	roots, err := s.keys.Root(keystore.TLCPRoot)
+	if err != nil {
+		return fmt.Errorf("open keys: tlcp root: %w", err)
+	}
+	pair := func(*tlcp.ClientHelloInfo) (*tlcp.Pair, error) { return s.own.Load().pair, nil }
+	s.login.tlcp = &tlcp.Config{GetCertificate: pair, NextProtos: []string{"http/1.1"}, Time: s.cfg.Now}
+	mutual := &tlcp.Config{
+		GetCertificate: pair, ClientAuth: tlcp.RequireAndVerifyClientCert, ClientCAs: roots,
+		NextProtos: []string{"http/1.1"}, Time: s.cfg.Now, VerifyConnection: onePeer,
+	}
+	// Who offers no ECDHE suite may have no pair yet: it enrols. The chain has
+	// the root then, of which it knows the fingerprint alone.
+	s.links.tlcp = &tlcp.Config{
+		GetCertificate: func(*tlcp.ClientHelloInfo) (*tlcp.Pair, error) { return s.own.Load().rooted, nil },
+		ClientAuth:     tlcp.VerifyClientCertIfGiven, ClientCAs: roots,
+		NextProtos: []string{"http/1.1"}, Time: s.cfg.Now, VerifyConnection: onePeer,
+		GetConfigForClient: func(h *tlcp.ClientHelloInfo) (*tlcp.Config, error) {
+			if slices.Contains(h.CipherSuites, tlcp.ECDHE_SM4_GCM_SM3) || slices.Contains(h.CipherSuites, tlcp.ECDHE_SM4_CBC_SM3) {
+				return mutual, nil
+			}
+			return nil, nil
+		},
+	}
+	return nil
+}
+
+// onePeer refuses a client whose two certificates are of two parties.
+func onePeer(c tlcp.ConnectionState) error {
+	if c.PeerSign == nil {
+		return nil
+	}
+	_, err := certid.OfPair(c.PeerSign, c.PeerEnc)
+	return err
+}
+
+// tlcpFingerprint is [Server.fingerprint] for TLCP: SM3 of its root. It is empty
+// where TLCP is not spoken.
+func (s *Server) tlcpFingerprint() string {
+	if s.links.tlcp == nil {
+		return ""
+	}
+	sum := sm3.Sum(s.tlcpRoot.Raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // fingerprint returns what enrolment codes carry: SHA-256 of the TLS root.

@@ -13,6 +13,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 )
 
 // How long the control center's own certificates live. Those for messages are
@@ -27,6 +28,8 @@ const (
 // renewable is what changes when the own certificates are renewed.
 type renewable struct {
 	tls       tls.Certificate
+	pair      *tlcp.Pair
+	rooted    *tlcp.Pair       // pair that is sent with the root
 	list      *envelope.Sender // signs lists and deltas
 	signerExt jsontext.Value   // its chain, for the header
 }
@@ -59,6 +62,10 @@ func (s *Server) renewOwn() error {
 	if next.tls, err = s.keys.TLSCertificate(keystore.TLS); err != nil {
 		return err
 	}
+	if next.pair, err = s.keys.TLCPPair(); err != nil {
+		return err
+	}
+	next.rooted = next.pair.WithRoot(s.tlcpRoot)
 	// Who enrols knows the root by its fingerprint alone, so the chain has it.
 	next.tls.Certificate = append(slices.Clip(next.tls.Certificate), s.tlsRoot.Raw)
 	sender, chain, err := s.signer(keystore.List)

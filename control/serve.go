@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	stdlog "log"
@@ -136,10 +135,10 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	for _, ln := range links {
-		front.Go(func() error { return s.serveHTTPS(fctx, ln, s.tlsConfig, s.handler()) })
+		front.Go(func() error { return s.serveHTTPS(fctx, ln, s.links, s.handler()) })
 	}
 	for _, ln := range logins {
-		front.Go(func() error { return s.serveHTTPS(fctx, ln, s.loginTLS(), s.idp) })
+		front.Go(func() error { return s.serveHTTPS(fctx, ln, s.login, s.idp) })
 	}
 	if metrics != nil {
 		front.Go(func() error { return s.serveMetrics(fctx, metrics) })
@@ -156,16 +155,14 @@ func (s *Server) Run(ctx context.Context) error {
 	return errors.Join(err, behind.Wait())
 }
 
-// loginTLS is for browsers: the same certificate, no client certificates.
-func (s *Server) loginTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate, NextProtos: []string{"h2", "http/1.1"}, Time: s.cfg.Now}
-}
-
-// serveHTTPS serves h on ln until ctx ends, and then lets the requests in
-// progress end for two seconds.
-func (s *Server) serveHTTPS(ctx context.Context, ln net.Listener, t *tls.Config, h http.Handler) error {
+// serveHTTPS serves h on ln by TLS and TLCP until ctx ends, and then lets the
+// requests in progress end for two seconds.
+func (s *Server) serveHTTPS(ctx context.Context, ln net.Listener, f face, h http.Handler) error {
+	p := newPort(ln, f, s.log, &s.port)
+	defer p.Close()
 	srv := &http.Server{
-		Handler: h, TLSConfig: t.Clone(), // net/http changes it
+		Handler: h, TLSConfig: f.tls.Clone(), // says whether there is HTTP/2; net/http changes it
+		ConnContext:       withChannel,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    stdlog.New(quiet{s.log}, "", 0),
@@ -179,7 +176,7 @@ func (s *Server) serveHTTPS(ctx context.Context, ln net.Listener, t *tls.Config,
 			srv.Close()
 		}
 	})
-	err := srv.ServeTLS(ln, "", "")
+	err := srv.Serve(p)
 	if !stop() {
 		<-done
 	}

@@ -33,6 +33,15 @@ type Status struct {
 	Enrolled        uint64          `json:"enrolled"`
 	AuditDropped    uint64          `json:"audit_dropped"`
 	Differed        uint64          `json:"differed"` // reports of gateways that had something else in force than they were given
+	Handshakes      Handshakes      `json:"handshakes"`
+}
+
+// Handshakes counts the connections to the ports since the start.
+type Handshakes struct {
+	TLS     uint64 `json:"tls"`
+	TLCP    uint64 `json:"tlcp"`
+	Failed  uint64 `json:"failed"`
+	Refused uint64 `json:"refused"` // beyond the bounds of half-open connections
 }
 
 // GatewayStatus is one gateway as the control center sees it.
@@ -52,6 +61,8 @@ type GatewayStatus struct {
 	Freshness      string        `json:"freshness,omitempty"` // of what it has in force, by its last status
 	Differed       uint64        `json:"differed"`            // reports of something else in force than it was given
 	Remote         string        `json:"remote_addr,omitempty"`
+	Protocol       string        `json:"protocol,omitempty"` // of its link: tlcp, tls1.3 ...
+	Suite          string        `json:"suite,omitempty"`
 	LastDelivery   time.Duration `json:"last_delivery_ns,omitzero"` // commit to write of the newest push
 }
 
@@ -65,6 +76,7 @@ func (s *Server) Status() Status {
 		out.Users, out.Devices, out.Apps, out.Grants = len(st.Users), len(st.Parties), len(st.Apps), len(st.Grants)
 		out.Rows, out.Policies, out.Locks, out.Sessions = len(st.Rows), len(st.Policies), len(st.Locks), len(st.Sessions)
 	})
+	out.Handshakes = Handshakes{s.port.tls.Load(), s.port.tlcp.Load(), s.port.failed.Load(), s.port.refused.Load()}
 	if s.journal != nil {
 		out.AuditDropped = s.journal.dropped.Load()
 	}
@@ -84,6 +96,7 @@ func (s *Server) Status() Status {
 			}
 			g.Freshness, g.Differed = l.freshness, l.differed
 			g.GrantsReported, g.State, g.Outbox, g.Remote, g.LastDelivery = l.listVersion, l.state, l.outbox, l.remote, l.lastDelivery
+			g.Protocol, g.Suite = l.protocol, l.suite
 		})
 		out.Gateways = append(out.Gateways, g)
 	}

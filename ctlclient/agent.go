@@ -18,6 +18,7 @@ import (
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -29,7 +30,8 @@ type AgentConfig struct {
 	ControlID string          // default: the one of control-sign.crt
 	AgentID   string          // required
 	DeviceID  string          // required
-	Keys      *keystore.Store // tls, sign, enc and the trust files; required
+	Keys      *keystore.Store // tls, tlcp, sign, enc and the trust files; required
+	Crypto    profile.Profile // by which protocol; default mixed, by TLCP
 
 	DeviceType, SystemType string               // Table 16; default from the build
 	Longitude, Latitude    wire.Coordinate      // Table 16
@@ -141,7 +143,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 		return nil, err
 	}
 	call, err := newCaller(callerConfig{
-		url: cfg.URL, base: "/ztna/v1/agent", id: cfg.AgentID, controlID: cfg.ControlID, keys: cfg.Keys,
+		url: cfg.URL, base: "/ztna/v1/agent", id: cfg.AgentID, controlID: cfg.ControlID, keys: cfg.Keys, crypto: cfg.Crypto,
 		requireSealed: true, timeout: cfg.RequestTimeout, dial: cfg.Dial, now: cfg.Now,
 	})
 	if err != nil {
@@ -405,12 +407,15 @@ func (a *Agent) Status() AgentStatus {
 	s.Outbox = a.reports.stats()
 	s.AlertsRefused, s.Rejected = a.reports.refused.Load(), a.reports.rejected.Load()
 	s.LastStatus = a.reports.lastSent("T21")
+	s.Protocol, s.Suite = a.call.channel()
 	return s
 }
 
 // AgentStatus is the state of an agent's link.
 type AgentStatus struct {
 	Connected     bool                   `json:"connected"`
+	Protocol      string                 `json:"protocol,omitempty"` // of the newest connection: tlcp, tls1.3 ...
+	Suite         string                 `json:"suite,omitempty"`
 	UserID        string                 `json:"user_id,omitempty"`
 	TokenExpires  time.Time              `json:"token_expires,omitzero"`
 	LastIdentity  time.Time              `json:"last_identity,omitzero"`

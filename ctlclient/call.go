@@ -3,7 +3,6 @@ package ctlclient
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,14 +12,16 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emmansun/gmsm/smx509"
 	"github.com/go-json-experiment/json"
 
-	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -34,7 +35,8 @@ type callerConfig struct {
 	id            string // who we are in envelopes
 	controlID     string // default: the one of control-sign.crt
 	keys          *keystore.Store
-	requireSealed bool // answers
+	crypto        profile.Profile // by which protocol
+	requireSealed bool            // answers
 	timeout       time.Duration
 	dial          func(ctx context.Context, network, addr string) (net.Conn, error)
 	now           func() time.Time
@@ -43,11 +45,11 @@ type callerConfig struct {
 // caller sends messages to the control center and checks its answers. It may
 // be used by several goroutines at once.
 type caller struct {
-	cfg     callerConfig
-	base    string
-	sender  envelope.Sender
-	sealTo  *smx509.Certificate
-	replies *envelope.Receiver
+	cfg      callerConfig
+	base     string
+	keys     atomic.Pointer[messageKeys]
+	channels *channel.Client
+	newest   atomic.Pointer[channel.State] // of the connection made last; nil before
 
 	kept  *http.Client // connections are kept
 	fresh *http.Client // each request on its own
@@ -74,71 +76,17 @@ func newCaller(cfg callerConfig) (*caller, error) {
 	}
 	c := &caller{cfg: cfg, base: strings.TrimSuffix(u.String(), "/") + cfg.base}
 	c.life, c.end = context.WithCancel(context.Background())
-	if err := c.loadMessageKeys(); err != nil {
-		return nil, fmt.Errorf("make control link: %w", err)
-	}
-	conf, err := c.tlsConfig()
+	m, err := c.loadMessageKeys(cfg.keys)
 	if err != nil {
 		return nil, fmt.Errorf("make control link: %w", err)
 	}
-	c.kept, c.fresh = c.client(conf, false), c.client(conf, true)
+	c.cfg.controlID = m.controlID
+	c.keys.Store(m)
+	if c.channels, err = c.newChannels(); err != nil {
+		return nil, fmt.Errorf("make control link: %w", err)
+	}
+	c.kept, c.fresh = c.client(false), c.client(true)
 	return c, nil
-}
-
-// loadMessageKeys reads our signing key and the control center's certificates.
-func (c *caller) loadMessageKeys() error {
-	key, err := c.cfg.keys.Signer(keystore.Sign)
-	if err != nil {
-		return err
-	}
-	chain, err := c.cfg.keys.Chain(keystore.Sign)
-	if err != nil {
-		return err
-	}
-	c.sender = envelope.Sender{ID: c.cfg.id, Key: key, Cert: chain[0], Now: c.cfg.now}
-	control, err := c.cfg.keys.Chain(keystore.ControlSign)
-	if err != nil {
-		return err
-	}
-	enc, err := c.cfg.keys.Chain(keystore.ControlEnc)
-	if err != nil {
-		return err
-	}
-	c.sealTo = enc[0]
-	roots, err := c.cfg.keys.Root(keystore.MessageRoot)
-	if err != nil {
-		return err
-	}
-	for _, chain := range [][]*smx509.Certificate{control, enc} {
-		if err := verifyChain(chain, roots, c.cfg.now()); err != nil {
-			return fmt.Errorf("verify the control center's message certificates: %w", err)
-		}
-	}
-	id, err := certid.OfSM(control[0])
-	if err != nil || id.Control == "" {
-		return errors.New("read control-sign.crt: it is no control center's certificate")
-	}
-	if c.cfg.controlID == "" {
-		c.cfg.controlID = id.Control
-	}
-	if c.cfg.controlID != id.Control {
-		return fmt.Errorf("read control-sign.crt: it is of %s, the configuration names %s", id.Control, c.cfg.controlID)
-	}
-	opener, err := c.cfg.keys.Decrypter(keystore.Enc)
-	if err != nil {
-		return err
-	}
-	want := envelope.KeyID(control[0])
-	c.replies, err = envelope.NewReceiver(envelope.Config{
-		ID: c.cfg.id, Decrypter: opener, RequireSealed: c.cfg.requireSealed, MaxBytes: maxReplyBytes, Now: c.cfg.now,
-		Signers: func(keyID, sender string) (*smx509.Certificate, error) {
-			if keyID != want || sender != c.cfg.controlID {
-				return nil, errors.New("not the control center's key")
-			}
-			return control[0], nil
-		},
-	})
-	return err
 }
 
 func verifyChain(chain []*smx509.Certificate, roots *smx509.CertPool, now time.Time) error {
@@ -148,58 +96,6 @@ func verifyChain(chain []*smx509.Certificate, roots *smx509.CertPool, now time.T
 	}
 	_, err := chain[0].Verify(smx509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []smx509.ExtKeyUsage{smx509.ExtKeyUsageAny}})
 	return err
-}
-
-// tlsConfig proves us by our certificate and demands the control center's: a
-// chain to the pinned root, its host name and its identifier.
-func (c *caller) tlsConfig() (*tls.Config, error) {
-	cert, err := c.cfg.keys.TLSCertificate(keystore.TLS)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := c.cfg.keys.TLSRoots()
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{cert}, Time: c.cfg.now,
-		VerifyConnection: func(s tls.ConnectionState) error {
-			id, err := certid.Of(s.PeerCertificates[0])
-			if err != nil {
-				return err
-			}
-			if id.Control != c.cfg.controlID {
-				return fmt.Errorf("check the control center: its certificate is of %q, want %s", id.Control, c.cfg.controlID)
-			}
-			return nil
-		},
-	}, nil
-}
-
-// client returns an HTTP/1.1 client that takes no proxy from the environment
-// and follows no redirect.
-func (c *caller) client(conf *tls.Config, fresh bool) *http.Client {
-	dial := c.cfg.dial
-	if dial == nil {
-		d := &net.Dialer{Timeout: c.cfg.timeout}
-		d.SetMultipathTCP(false)
-		dial = d.DialContext
-	}
-	marked := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, &dialError{err}
-		}
-		return conn, nil
-	}
-	return &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext: marked, TLSClientConfig: conf, TLSHandshakeTimeout: c.cfg.timeout, DisableCompression: true, DisableKeepAlives: fresh,
-			MaxIdleConns: liveSlots, MaxIdleConnsPerHost: liveSlots, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
-			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
-		},
-	}
 }
 
 // close ends the attempts that still run and closes kept connections.
@@ -256,7 +152,7 @@ func (c *caller) answer(resp *http.Response, msgType string) (*envelope.Message,
 	if err != nil {
 		return nil, down(err)
 	}
-	m, err := c.replies.Open(raw)
+	m, err := c.keys.Load().replies.Open(raw)
 	if err != nil {
 		switch resp.StatusCode {
 		case http.StatusOK:
@@ -341,22 +237,15 @@ type statusError struct{ code int }
 func (e *statusError) Error() string { return fmt.Sprintf("%v: HTTP status %d", ErrDown, e.code) }
 func (e *statusError) Unwrap() error { return ErrDown }
 
-// dialError says that there was no connection.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
 // noAnswer reports whether err says that nobody answered, or not to the end. A
 // peer that shows a wrong certificate, or refuses ours, has answered.
 func noAnswer(err error) bool {
-	var told tls.AlertError
 	var network net.Error
-	var dial *dialError
+	var dial *channel.DialError
 	switch {
 	case errors.As(err, &dial):
 		return true
-	case errors.As(err, &told):
+	case channel.Answered(err):
 		return false
 	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return true

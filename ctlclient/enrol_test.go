@@ -18,6 +18,8 @@ import (
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/profile"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -181,15 +183,22 @@ func TestEnrolRefuses(t *testing.T) {
 	}
 }
 
-// The link over real sockets, once: everything else runs in memory.
+// The link over real sockets, once by each protocol: everything else runs in
+// memory.
 func TestGatewayOverRealSockets(t *testing.T) {
+	t.Run("tlcp", func(t *testing.T) { gatewayOverRealSockets(t, profile.Mixed, "tlcp", "ECDHE_SM4_GCM_SM3") })
+	t.Run("tls", func(t *testing.T) { gatewayOverRealSockets(t, profile.Intl, "tls1.3", "TLS_") })
+}
+
+func gatewayOverRealSockets(t *testing.T, p profile.Profile, protocol, suite string) {
 	w := newWorld(t)
 	c := w.center(w.gateway, gwID)
+	c.byTLS = !p.TLCP()
 	c.setLists(1, w.grants(1, grantRow(1)), 1, w.policies(1, nil))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	done := make(chan struct{})
-	go func() { defer close(done); c.srv.ServeTLS(ln, "", "") }()
+	go func() { defer close(done); c.serve(ln) }()
 	defer func() { c.srv.Close(); <-done }()
 	applied := make(chan struct{})
 	e := &enforcer{fail: func(what string) error {
@@ -199,10 +208,25 @@ func TestGatewayOverRealSockets(t *testing.T) {
 		return nil
 	}}
 	cfg := w.gatewayConfig(c, e)
-	cfg.URL, cfg.Dial = "https://"+ln.Addr().String(), nil
+	cfg.URL, cfg.Dial, cfg.Crypto = "https://"+ln.Addr().String(), nil, p
 	g := newGateway(t, cfg)
 	stop := run(t, g.Run)
 	<-applied
+	if s := g.Status(); s.Protocol != protocol || !strings.HasPrefix(s.Suite, suite) {
+		t.Errorf("the link runs over %s %s, want %s %s", s.Protocol, s.Suite, protocol, suite)
+	}
+	// Another control center of the profile's protocol, and none of the other:
+	// nothing falls back.
+	other := cfg
+	if other.Crypto = profile.Intl; c.byTLS {
+		other.Crypto = profile.GM
+	}
+	other.StateDir, other.Handler = t.TempDir(), &enforcer{}
+	og := newGateway(t, other)
+	if err := og.identify(context.Background()); !errors.Is(err, ErrDown) || !strings.Contains(err.Error(), "crypto.profile") {
+		t.Errorf("by the other protocol: %v", err)
+	}
+	og.Close()
 	stop()
 	t10 := c.of("T10")
 	if len(t10) < 2 || string(t10[len(t10)-1].ext[wire.ExtState]) != `"stop"` {
@@ -214,10 +238,18 @@ func TestGatewayOverRealSockets(t *testing.T) {
 	wrong := w.party("wrong", certid.Identity{App: "APP00000001"}, "127.0.0.1")
 	cert := must1(wrong.TLSCertificate(keystore.TLS))(t)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("something was sent to it") }))
-	srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
-	srv.StartTLS()
+	if c.byTLS {
+		srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+		srv.StartTLS()
+	} else {
+		pair := must1(wrong.TLCPPair())(t)
+		srv.Listener = tlcp.NewListener(srv.Listener, &tlcp.Config{
+			Certificates: []*tlcp.Pair{pair}, ClientAuth: tlcp.RequireAndVerifyClientCert, ClientCAs: c.tlcp.ClientCAs, NextProtos: []string{"http/1.1"},
+		})
+		srv.Start()
+	}
 	defer srv.Close()
-	cfg.URL = srv.URL
+	cfg.URL = "https://" + srv.Listener.Addr().String()
 	g = newGateway(t, cfg)
 	defer g.Close()
 	if err := g.identify(context.Background()); !errors.Is(err, ErrDown) || !strings.Contains(err.Error(), "want "+ctlID) {

@@ -24,6 +24,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
@@ -231,11 +232,13 @@ type received struct {
 	ext  map[string]jsontext.Value
 }
 
-// center is a control center as the binding has it, over TLS on an in-memory
+// center is a control center as the binding has it, over TLCP on an in-memory
 // listener, with faults on demand.
 type center struct {
 	w     *world
 	srv   *http.Server
+	tlcp  *tlcp.Config
+	byTLS bool // instead of TLCP
 	conns chan net.Conn
 	in    *envelope.Receiver
 	out   *envelope.Sender
@@ -273,6 +276,11 @@ func (w *world) center(party *keystore.Store, id string) *center {
 	must(t, err)
 	roots, err := w.control.TLSRoots()
 	must(t, err)
+	pair, err := w.control.TLCPPair()
+	must(t, err)
+	sm, err := w.control.Root(keystore.TLCPRoot)
+	must(t, err)
+	c.tlcp = &tlcp.Config{Certificates: []*tlcp.Pair{pair}, ClientAuth: tlcp.RequireAndVerifyClientCert, ClientCAs: sm, NextProtos: []string{"http/1.1"}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ztna/v1/gateway/lists/{name}", c.list)
 	mux.HandleFunc("GET /ztna/v1/gateway/events", c.events)
@@ -296,13 +304,21 @@ func (c *center) start() func() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.srv.ServeTLS(pipeListener{c}, "", "")
+		c.serve(pipeListener{c})
 	}()
 	return func() {
 		c.srv.Close()
 		<-done
 		time.Sleep(10 * time.Second) // of the bubble: both ends of a pipe may be saying goodbye, which TLS bounds by 5 s
 	}
+}
+
+func (c *center) serve(ln net.Listener) {
+	if c.byTLS {
+		c.srv.ServeTLS(ln, "", "")
+		return
+	}
+	c.srv.Serve(tlcp.NewListener(ln, c.tlcp))
 }
 
 // dial makes a connection in memory.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -37,6 +38,7 @@ type GatewayConfig struct {
 	RequestTimeout   time.Duration `yaml:"request_timeout"`   // one message and its answer; default 10 s
 	MaxListBytes     int64         `yaml:"max_list_bytes"`    // of a whole list; default 256 MiB
 
+	Crypto    profile.Profile `yaml:"-"` // by which protocol; default mixed, by TLCP
 	GatewayID string          `yaml:"-"` // required
 	DeviceID  string          `yaml:"-"` // required
 	IP        string          `yaml:"-"` // Table 4: where the gateway is reached; default: the address that the control center sees
@@ -154,7 +156,7 @@ func NewGateway(cfg GatewayConfig) (*Gateway, error) {
 	}
 	call, err := newCaller(callerConfig{
 		url: cfg.URL, base: "/ztna/v1/gateway", id: cfg.GatewayID, controlID: cfg.ControlID,
-		keys: cfg.Keys, timeout: cfg.RequestTimeout, dial: cfg.Dial, now: cfg.Now,
+		keys: cfg.Keys, crypto: cfg.Crypto, timeout: cfg.RequestTimeout, dial: cfg.Dial, now: cfg.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -244,6 +246,7 @@ func (g *Gateway) Status() GatewayStatus {
 	s := g.status
 	g.mu.Unlock()
 	s.Outbox = g.reports.stats()
+	s.Protocol, s.Suite = g.call.channel()
 	s.AlertsRefused, s.Rejected = g.reports.refused.Load(), g.reports.rejected.Load()
 	s.HighestGrants, s.HighestPolicies = g.state.of(wire.GrantsList).Highest, g.state.of(wire.PoliciesList).Highest
 	s.LastStatus = g.reports.lastSent("T10")
@@ -259,6 +262,8 @@ func (g *Gateway) set(f func(*GatewayStatus)) {
 // GatewayStatus is the state of a gateway's link, for `yumen status`.
 type GatewayStatus struct {
 	Connected       bool                   `json:"connected"`
+	Protocol        string                 `json:"protocol,omitempty"` // of the newest connection: tlcp, tls1.3 ...
+	Suite           string                 `json:"suite,omitempty"`
 	Push            bool                   `json:"push"` // the push stream is open
 	LastIdentity    time.Time              `json:"last_identity,omitzero"`
 	LastContact     time.Time              `json:"last_contact,omitzero"` // the control center proved to be there, this run or before

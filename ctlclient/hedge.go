@@ -67,7 +67,8 @@ func (b *budget) take() bool {
 // [*RefusedError] does.
 func (c *caller) post(ctx context.Context, path string, h envelope.Header, body []byte, urgent bool) (*envelope.Message, error) {
 	h.Receiver = c.cfg.controlID
-	raw, err := c.sender.Seal(h, body, c.sealTo)
+	m := c.keys.Load()
+	raw, err := m.sender.Seal(h, body, m.sealTo)
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", h.MsgType, err)
 	}

@@ -263,7 +263,7 @@ func (g *Gateway) connect(cfg *Config) error {
 	}
 	lc := ctlclient.GatewayConfig{
 		URL: cfg.Control.URL, DeviceName: cfg.Name, StateDir: cfg.StateDir, GatewayID: g.id, DeviceID: g.device,
-		Keys: g.keys, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now, Delivered: linkLatency(g.registry),
+		Keys: g.keys, Crypto: cfg.Crypto.Profile, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now, Delivered: linkLatency(g.registry),
 		StateHash: func() wire.StateHash { return g.access.Snapshot().StateHash() }, Freshness: g.freshness, Contact: g.access.Contact,
 	}
 	if lc.Port, err = net.LookupPort("tcp", port); err != nil {

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
@@ -39,9 +40,7 @@ func agents(args string) error {
 	}
 	chain := must(keys.Chain(keystore.Sign))
 	s := envelope.Sender{ID: "AGT00000001", Key: must(keys.Signer(keystore.Sign)), Cert: chain[0]}
-	d := &carrier.TLS{Config: &tls.Config{
-		Certificates: []tls.Certificate{must(keys.TLSCertificate(keystore.TLS))}, RootCAs: must(keys.TLSRoots()), ServerName: "gateway.example",
-	}}
+	d := &carrier.TCP{Channel: must(channel.New(channel.Config{Keys: keys, ALPN: []string{carrier.ALPN}, Peer: func(certid.Identity) error { return nil }}))}
 	for range n {
 		c, err := d.Dial(context.Background(), addr)
 		if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
@@ -343,9 +344,7 @@ func (w *world) serveOther() uint16 {
 // dial makes p's TLS connection to the gateway.
 func (w *world) dial(p party) carrier.Conn {
 	w.t.Helper()
-	d := &carrier.TLS{Config: &tls.Config{
-		Certificates: []tls.Certificate{must(p.keys.TLSCertificate(keystore.TLS))}, RootCAs: must(p.keys.TLSRoots()), ServerName: "gateway.example",
-	}}
+	d := &carrier.TCP{Channel: must(channel.New(channel.Config{Keys: p.keys, ALPN: []string{carrier.ALPN}, Peer: func(certid.Identity) error { return nil }}))}
 	c, err := d.Dial(w.t.Context(), net.JoinHostPort(w.host, w.port))
 	if err != nil {
 		w.t.Fatal(err)

@@ -24,8 +24,9 @@ const (
 // EnrolCode is what an operator hands over, once, to enrol a party. It is a
 // secret while it lives.
 type EnrolCode struct {
-	URL         string `json:"u"` // https base of the control center
-	Fingerprint string `json:"f"` // SHA-256 of the TLS root's DER, lower-case hexadecimal
+	URL         string `json:"u"`           // https base of the control center
+	Fingerprint string `json:"f"`           // SHA-256 of the TLS root's DER, lower-case hexadecimal
+	TLCPRoot    string `json:"g,omitempty"` // SM3 of the TLCP root's DER, the same form; empty where TLCP is not spoken
 	Secret      string `json:"s"`
 	Kind        string `json:"k"` // EnrolAgent, EnrolGateway or EnrolApp
 }
@@ -66,6 +67,9 @@ func ParseEnrolCode(text string) (EnrolCode, error) {
 	if f, err := hex.DecodeString(c.Fingerprint); err != nil || len(f) != 32 {
 		return EnrolCode{}, errors.New("read enrolment code: its fingerprint is no SHA-256 (ask for a new code)")
 	}
+	if f, err := hex.DecodeString(c.TLCPRoot); err != nil || len(f) != 32 && len(f) != 0 {
+		return EnrolCode{}, errors.New("read enrolment code: its TLCP fingerprint is no SM3 (ask for a new code)")
+	}
 	if c.Secret == "" {
 		return EnrolCode{}, errors.New("read enrolment code: it has no secret (ask for a new code)")
 	}
@@ -77,8 +81,8 @@ func ParseEnrolCode(text string) (EnrolCode, error) {
 	return c, nil
 }
 
-// EnrolRequest is posted to /ztna/v1/enrol over TLS that only the server
-// proves. The keys stay where they were made.
+// EnrolRequest is posted to /ztna/v1/enrol over a channel, TLCP or TLS, that
+// only the server proves. The keys stay where they were made.
 type EnrolRequest struct {
 	Secret     string    `json:"secret"`
 	CSR        EnrolCSRs `json:"csr"`

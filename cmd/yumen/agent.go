@@ -230,12 +230,16 @@ func printAgentStatus(w io.Writer, s *agent.Status) {
 	}
 	if s.Gateway != "" {
 		line("gateway 网关", "%s at %s since %s", s.Gateway, s.GatewayAddr, s.Since.Local().Format("15:04:05"))
+		line("carrier 承载", "%s %s (%s)", s.Carrier, s.Suite, s.CarrierWhy)
 	}
 	if s.Fault != "" {
 		line("tunnel 隧道", "%s", s.Fault)
 	}
-	if s.ControlFault != "" && !s.ControlConnected {
+	switch {
+	case s.ControlFault != "" && !s.ControlConnected:
 		line("control 控制中心", "%s", s.ControlFault)
+	case s.ControlConnected:
+		line("control 控制中心", "%s %s", s.ControlProtocol, s.ControlSuite)
 	}
 	line("resources 资源", "%d", s.Resources)
 	line("connections 连接", "%d (%d opened, %d refused)", s.Flows, s.Opened, s.Refused)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/agent"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -57,6 +58,7 @@ func (t agentTunnel) Dial(context.Context, wire.GatewayRef, string, wire.TunnelH
 func (agentTunnel) Open(context.Context, string, *wire.AccessRequest) (net.Conn, error) {
 	return nil, &carrier.RefusedError{Reason: reason.PolicyTime, Result: reason.PolicyTime.Result() + " (outside 08:00-20:00, policy POL00000007)"}
 }
+func (agentTunnel) Carrier() channel.State                     { return channel.State{} }
 func (agentTunnel) Renew(context.Context, *wire.Renewal) error { return nil }
 func (t agentTunnel) Done() <-chan struct{}                    { return t.done }
 func (agentTunnel) Err() error                                 { return nil }

@@ -135,7 +135,7 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 		if c.Connected {
 			state = "connected"
 		}
-		fmt.Fprintf(w, "control center %s, push %v · contact %s · identity %s · status %s · pull %s\n", state, c.Push, age(c.LastContact), age(c.LastIdentity), age(c.LastStatus), age(c.LastPull))
+		fmt.Fprintf(w, "control center %s by %s %s, push %v · contact %s · identity %s · status %s · pull %s\n", state, c.Protocol, c.Suite, c.Push, age(c.LastContact), age(c.LastIdentity), age(c.LastStatus), age(c.LastPull))
 		if c.Unproved != "" {
 			fmt.Fprintf(w, "nothing is granted before the control center answers: %s\n", c.Unproved)
 		}

@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/emmansun/gmsm/ecdh"
 	"github.com/emmansun/gmsm/sm2"
@@ -128,6 +129,17 @@ func NewPair(a, b Certificate) (*Pair, error) {
 		return nil, fmt.Errorf("make certificate pair: %d certificates, at most %d", len(p.message), maxChain)
 	}
 	return p, nil
+}
+
+// WithRoot returns a copy of p that is sent with the root, for peers that know
+// their root by its digest alone ([Config].PinnedRoot). Some clients of other
+// make refuse a chain that has it.
+func (p *Pair) WithRoot(root *smx509.Certificate) *Pair {
+	c := *p
+	if !contains(c.message, root.Raw) && len(c.message) < maxChain {
+		c.message = append(slices.Clone(c.message), root.Raw)
+	}
+	return &c
 }
 
 // SignLeaf returns the signing certificate.

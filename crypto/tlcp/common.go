@@ -102,6 +102,11 @@ type Config struct {
 	// RootCAs are the authorities of servers. Required for a client: SM2
 	// authorities do not stand among the system's.
 	RootCAs *smx509.CertPool
+	// PinnedRoot, if set, takes the place of RootCAs for a client's first
+	// contact, when it knows no more of the root than a digest: the authorities
+	// among the certificates that the server sent for which it returns true are
+	// the roots. Sessions of such a client are not resumed.
+	PinnedRoot func(*smx509.Certificate) bool
 	// ClientCAs are the authorities of clients, and are named in the
 	// CertificateRequest. Required when ClientAuth asks.
 	ClientCAs *smx509.CertPool
@@ -172,7 +177,7 @@ func (c *Config) Clone() *Config {
 	return &Config{
 		Rand: c.Rand, Time: c.Time,
 		Certificates: slices.Clone(c.Certificates), GetCertificate: c.GetCertificate, GetConfigForClient: c.GetConfigForClient,
-		RootCAs: c.RootCAs, ClientCAs: c.ClientCAs, ClientAuth: c.ClientAuth,
+		RootCAs: c.RootCAs, PinnedRoot: c.PinnedRoot, ClientCAs: c.ClientCAs, ClientAuth: c.ClientAuth,
 		ServerName: c.ServerName, SkipServerName: c.SkipServerName, LaxUsage: c.LaxUsage,
 		CheckRevocation: c.CheckRevocation, VerifyConnection: c.VerifyConnection,
 		NextProtos: slices.Clone(c.NextProtos), CipherSuites: slices.Clone(c.CipherSuites),
@@ -233,7 +238,7 @@ func (c *Config) common() error {
 
 func (c *Config) validateClient() error {
 	faults := []error{c.common()}
-	if c.RootCAs == nil {
+	if c.RootCAs == nil && c.PinnedRoot == nil {
 		faults = append(faults, errors.New("no RootCAs (name the authorities of the server)"))
 	}
 	if c.ServerName == "" && !c.SkipServerName {

@@ -96,7 +96,7 @@ func (h *clientHandshake) cacheKey() string {
 }
 
 func (h *clientHandshake) offerSession(enabled []*cipherSuite) error {
-	if h.config.SessionCache == nil {
+	if h.config.SessionCache == nil || h.config.PinnedRoot != nil {
 		return nil
 	}
 	s := h.config.SessionCache.Get(h.cacheKey())
@@ -224,7 +224,21 @@ func (h *clientHandshake) readCertificates() error {
 	if h.peer.enc == nil {
 		return alertf(AlertUnsupportedCertificate, "check server certificates: none is for encryption")
 	}
-	return h.peer.verify(h.config, h.config.RootCAs, h.config.ServerName, smx509.ExtKeyUsageServerAuth)
+	roots := h.config.RootCAs
+	if pinned := h.config.PinnedRoot; pinned != nil {
+		roots = nil
+		for _, c := range h.peer.certs[1:] {
+			if c.IsCA && pinned(c) {
+				roots = smx509.NewCertPool()
+				roots.AddCert(c)
+				break
+			}
+		}
+		if roots == nil {
+			return alertf(AlertUnknownCA, "check server certificates: the pinned root is not among them")
+		}
+	}
+	return h.peer.verify(h.config, roots, h.config.ServerName, smx509.ExtKeyUsageServerAuth)
 }
 
 // 4: our certificates, key exchange and proof. They stay queued until Finished

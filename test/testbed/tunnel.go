@@ -2,11 +2,12 @@ package testbed
 
 import (
 	"context"
-	"crypto/tls"
+	"fmt"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
@@ -16,7 +17,12 @@ import (
 // Tunnel opens a tunnel to the gateway with the keys of an agent and says a
 // hello that claims what it is told to.
 func (l *Lone) Tunnel(ctx context.Context, keys *keystore.Store, sender string, claim wire.TunnelHello) (*carrier.Client, error) {
-	own, err := keys.TLSCertificate(keystore.TLS)
+	channels, err := channel.New(channel.Config{Keys: keys, ALPN: []string{carrier.ALPN}, Peer: func(id certid.Identity) error {
+		if id.Gateway != LoneGateway {
+			return fmt.Errorf("the gateway is %q", id.Name())
+		}
+		return nil
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +38,7 @@ func (l *Lone) Tunnel(ctx context.Context, keys *keystore.Store, sender string, 
 	if err != nil {
 		return nil, err
 	}
-	d := carrier.TLS{Config: &tls.Config{Certificates: []tls.Certificate{own}, RootCAs: l.roots}}
+	d := carrier.TCP{Channel: channels}
 	conn, err := d.Dial(ctx, Loopback(false, l.Port))
 	if err != nil {
 		return nil, err

@@ -2,22 +2,30 @@ package carrier
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"time"
+
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 )
 
 // ALPN is the protocol name of version 1 records.
 const ALPN = "yumen/1"
 
+// Names of the carriers, as `carrier:` of agent.yaml and the agent's status
+// spell them.
+const (
+	NameTLCP = "tlcp"
+	NameTLS  = "tls"
+)
+
 // Conn is an authenticated carrier: an ordered, reliable byte stream.
 type Conn interface {
 	net.Conn
-	// Peer returns the leaf certificate that the other end proved.
-	Peer() *x509.Certificate
+	// State says what the handshake agreed on; its Peer is the leaf
+	// certificate that the other end proved.
+	State() channel.State
 }
 
 // Dialer connects an agent to a gateway's address (host:port). Dial returns
@@ -26,66 +34,50 @@ type Dialer interface {
 	Dial(ctx context.Context, addr string) (Conn, error)
 }
 
-// Listener gives out carriers whose handshake is done. The gateway's one port
-// has its own; this one serves tests and tools.
-type Listener interface {
-	Accept() (Conn, error)
-	Addr() net.Addr
-	Close() error
-}
-
-// TLS dials TLS 1.2 or newer over TCP (M71). Config must hold the agent's
-// certificate and the roots of the gateway; versions and ALPN are set here.
-type TLS struct {
-	Config    *tls.Config
-	NetDialer *net.Dialer   // default: a zero net.Dialer
-	Timeout   time.Duration // of connecting and handshake; default 10 s
+// TCP dials over TCP by the protocol of its channel: TLCP, the default
+// carrier, or TLS 1.2 or newer (M71). It never tries the other one.
+type TCP struct {
+	Channel *channel.Client             // must offer ALPN alone; required
+	Peer    func(certid.Identity) error // which gateway it must be; default: the channel's own check
 }
 
 // Dial connects, verifies the gateway and demands ALPN.
-func (d *TLS) Dial(ctx context.Context, addr string) (Conn, error) {
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = 10 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	nd := d.NetDialer
-	if nd == nil {
-		nd = &net.Dialer{}
-	}
-	raw, err := nd.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("dial gateway: %w", err)
-	}
-	cfg := d.Config.Clone()
-	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
-	cfg.NextProtos = []string{ALPN}
-	cfg.DynamicRecordSizingDisabled = true
-	if cfg.ServerName == "" {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("dial gateway: %w", err), raw.Close())
+func (d *TCP) Dial(ctx context.Context, addr string) (Conn, error) {
+	dial := d.Channel.Dial
+	if d.Peer != nil {
+		dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return d.Channel.DialPeer(ctx, network, addr, d.Peer)
 		}
-		cfg.ServerName = host
 	}
-	c := tls.Client(raw, cfg)
-	if err := c.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("handshake with gateway %s: %w", addr, err), raw.Close())
+	c, err := dial(ctx, "tcp", addr)
+	var none *channel.DialError
+	switch {
+	case errors.As(err, &none):
+		return nil, fmt.Errorf("dial gateway: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("handshake with gateway %s: %w", addr, err)
 	}
-	if p := c.ConnectionState().NegotiatedProtocol; p != ALPN {
+	s, _ := channel.Of(c)
+	if s.ALPN != ALPN {
 		return nil, errors.Join(fmt.Errorf("handshake with gateway %s: it does not speak %s (the port of agents is needed)", addr, ALPN), c.Close())
 	}
-	Tune(raw)
-	return tlsConn{c}, nil
+	out := conn{c, s}
+	Tune(out.NetConn())
+	return out, nil
 }
 
-type tlsConn struct{ *tls.Conn }
+type conn struct {
+	net.Conn
+	state channel.State
+}
 
-// Peer returns the verified leaf of the gateway.
-func (c tlsConn) Peer() *x509.Certificate {
-	if p := c.ConnectionState().PeerCertificates; len(p) > 0 {
-		return p[0]
+// NetConn returns the connection below the channel.
+func (c conn) NetConn() net.Conn {
+	if inner, ok := c.Conn.(interface{ NetConn() net.Conn }); ok {
+		return inner.NetConn()
 	}
-	return nil
+	return c.Conn
 }
+
+// State returns what the handshake agreed on.
+func (c conn) State() channel.State { return c.state }

@@ -1,13 +1,8 @@
 package carrier
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -16,35 +11,53 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
+	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// server accepts TLS connections with cfg and hands them to serve.
-func server(t *testing.T, cfg *tls.Config, serve func(net.Conn)) (addr string, roots *x509.CertPool) {
+// pki is one party of a laboratory: gateway and agent at once.
+var pki = sync.OnceValues(func() (*lab.CA, error) { return lab.New(lab.Config{Iterations: 1}) })
+
+func party(t *testing.T, id certid.Identity) *keystore.Store {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := pki()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	keys, err := ca.Party(t.TempDir()+"/keys", []byte("x"), id, []string{"127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
+	return keys
+}
+
+// server accepts connections of one protocol with the keys of a gateway and
+// hands them to serve.
+func server(t *testing.T, byTLCP bool, cfg *tls.Config, serve func(net.Conn)) (addr string) {
+	t.Helper()
+	keys := party(t, certid.Identity{Gateway: "GW000000001"})
+	var l net.Listener
+	var err error
+	if byTLCP {
+		pair, e1 := keys.TLCPPair()
+		roots, e2 := keys.Root(keystore.TLCPRoot)
+		l, err = tlcp.Listen("tcp", "127.0.0.1:0", &tlcp.Config{
+			Certificates: []*tlcp.Pair{pair}, ClientAuth: tlcp.RequireAndVerifyClientCert, ClientCAs: roots, NextProtos: cfg.NextProtos,
+		})
+		err = errors.Join(e1, e2, err)
+	} else {
+		cert, e1 := keys.TLSCertificate(keystore.TLS)
+		cfg.Certificates = []tls.Certificate{cert}
+		l, err = tls.Listen("tcp", "127.0.0.1:0", cfg)
+		err = errors.Join(e1, err)
 	}
-	roots = x509.NewCertPool()
-	roots.AddCert(cert)
-	cfg.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,45 +70,92 @@ func server(t *testing.T, cfg *tls.Config, serve func(net.Conn)) (addr string, r
 			}
 			wg.Go(func() {
 				defer c.Close()
-				if c.(*tls.Conn).Handshake() == nil && serve != nil {
+				if c.(interface{ Handshake() error }).Handshake() == nil && serve != nil {
 					serve(c)
 				}
 			})
 		}
 	})
 	t.Cleanup(func() { l.Close(); wg.Wait() })
-	return l.Addr().String(), roots
+	return l.Addr().String()
+}
+
+// dialer returns the agent's dialer to the gateway named.
+func dialer(t *testing.T, byTLCP bool, gateway string) *TCP {
+	t.Helper()
+	c, err := channel.New(channel.Config{
+		Keys: party(t, certid.Identity{Agent: "AGT00000001"}), TLCP: byTLCP, AnyName: true, ALPN: []string{ALPN},
+		Peer: func(id certid.Identity) error {
+			if id.Gateway != gateway {
+				return errors.New("another gateway's certificate")
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &TCP{Channel: c}
 }
 
 func TestGCR002_M71_DialDemandsTheGatewayAndItsProtocol(t *testing.T) {
+	ours, strange := "GW000000001", "GW000000002"
 	for _, tt := range []struct {
-		name  string
-		cfg   *tls.Config
-		trust bool
-		want  string // part of the error; empty: none
+		name    string
+		byTLCP  bool
+		cfg     *tls.Config
+		gateway string
+		suite   string
+		want    string // part of the error; empty: none
 	}{
-		{"the gateway", &tls.Config{NextProtos: []string{ALPN}}, true, ""},
-		{"no ALPN", &tls.Config{}, true, "does not speak yumen/1"},
-		{"another protocol", &tls.Config{NextProtos: []string{"h2"}}, true, "no application protocol"},
-		{"TLS 1.1", &tls.Config{NextProtos: []string{ALPN}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, true, "protocol version"},
-		{"a stranger", &tls.Config{NextProtos: []string{ALPN}}, false, "certificate"},
+		{"the gateway", false, &tls.Config{NextProtos: []string{ALPN}}, ours, "TLS_", ""},
+		{"no ALPN", false, &tls.Config{}, ours, "", "does not speak yumen/1"},
+		{"another protocol", false, &tls.Config{NextProtos: []string{"h2"}}, ours, "", "no application protocol"},
+		{"TLS 1.1", false, &tls.Config{NextProtos: []string{ALPN}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, ours, "", "protocol version"},
+		{"a stranger", false, &tls.Config{NextProtos: []string{ALPN}}, strange, "", "certificate"},
+		{"the gateway by TLCP", true, &tls.Config{NextProtos: []string{ALPN}}, ours, "ECDHE_SM4_GCM_SM3", ""},
+		{"no ALPN by TLCP", true, &tls.Config{}, ours, "", "does not speak yumen/1"},
+		{"another protocol by TLCP", true, &tls.Config{NextProtos: []string{"h2"}}, ours, "", "no_application_protocol"},
+		{"a stranger by TLCP", true, &tls.Config{NextProtos: []string{ALPN}}, strange, "", "another gateway's certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			addr, roots := server(t, tt.cfg, nil)
-			if !tt.trust {
-				roots = x509.NewCertPool()
-			}
-			c, err := (&TLS{Config: &tls.Config{RootCAs: roots}}).Dial(t.Context(), addr)
+			c, err := dialer(t, tt.byTLCP, tt.gateway).Dial(t.Context(), server(t, tt.byTLCP, tt.cfg, nil))
 			if err == nil {
 				defer c.Close()
-				if c.Peer() == nil {
-					t.Error("no peer certificate")
+				if s := c.State(); s.Peer == nil || s.ALPN != ALPN || !strings.HasPrefix(s.Suite, tt.suite) {
+					t.Errorf("state %+v", s)
 				}
 			}
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// A carrier never becomes another one: a gateway that speaks only TLS is an
+// error for TLCP, and the other way round.
+func TestCarrierDoesNotFallBack(t *testing.T) {
+	for _, byTLCP := range []bool{true, false} {
+		reached := make(chan struct{}, 1)
+		addr := server(t, !byTLCP, &tls.Config{NextProtos: []string{ALPN}}, func(net.Conn) { reached <- struct{}{} })
+		c, err := dialer(t, byTLCP, "GW000000001").Dial(t.Context(), addr)
+		if err == nil {
+			c.Close()
+			t.Fatal("a carrier of the other protocol")
+		}
+		want := "refuses TLS"
+		if byTLCP {
+			want = "speaks no TLCP"
+		}
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("TLCP %v: %v, want %q", byTLCP, err, want)
+		}
+		select {
+		case <-reached:
+			t.Error("the gateway saw a handshake")
+		default:
+		}
 	}
 }
 
@@ -115,7 +175,7 @@ func TestConnectEndsWhateverTheGatewaySays(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			addr, roots := server(t, &tls.Config{NextProtos: []string{ALPN}}, func(c net.Conn) {
+			addr := server(t, true, &tls.Config{NextProtos: []string{ALPN}}, func(c net.Conn) {
 				b := make([]byte, 64)
 				_, _ = c.Read(b)
 				_, _ = c.Write(tt.say)
@@ -126,7 +186,7 @@ func TestConnectEndsWhateverTheGatewaySays(t *testing.T) {
 					}
 				}
 			})
-			conn, err := (&TLS{Config: &tls.Config{RootCAs: roots}}).Dial(t.Context(), addr)
+			conn, err := dialer(t, true, "GW000000001").Dial(t.Context(), addr)
 			if err != nil {
 				t.Fatal(err)
 			}
