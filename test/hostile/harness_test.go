@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/emmansun/gmsm/smx509"
@@ -136,6 +137,17 @@ func run(c *tlcp.Conn) <-chan outcome {
 func against(t testing.TB, f face, cfg *tlcp.Config) (*Client, <-chan outcome) {
 	t.Helper()
 	a, b := sockets(t)
+	return clientOver(f, a, b, cfg)
+}
+
+// inMemory is against, in a bubble: see Memory.
+func inMemory(f face, cfg *tlcp.Config) (*Client, <-chan outcome) {
+	a, b := Memory()
+	a.SetDeadline(time.Now().Add(patience / 2))
+	return clientOver(f, a, b, cfg)
+}
+
+func clientOver(f face, a, b net.Conn, cfg *tlcp.Config) (*Client, <-chan outcome) {
 	c := &Client{Suites: []uint16{f.suite}}
 	c.Conn = a
 	if f.mutual {
@@ -148,6 +160,17 @@ func against(t testing.TB, f face, cfg *tlcp.Config) (*Client, <-chan outcome) {
 func before(t testing.TB, f face, cfg *tlcp.Config) (*Server, <-chan outcome) {
 	t.Helper()
 	a, b := sockets(t)
+	return serverOver(f, a, b, cfg)
+}
+
+// beforeInMemory is before, in a bubble: see Memory.
+func beforeInMemory(f face, cfg *tlcp.Config) (*Server, <-chan outcome) {
+	a, b := Memory()
+	a.SetDeadline(time.Now().Add(patience / 2))
+	return serverOver(f, a, b, cfg)
+}
+
+func serverOver(f face, a, b net.Conn, cfg *tlcp.Config) (*Server, <-chan outcome) {
 	s := &Server{Choose: f.suite, Request: f.mutual}
 	s.Conn, s.Own = a, world().server
 	return s, run(tlcp.Client(b, cfg))
@@ -171,7 +194,8 @@ func refused(t testing.TB, p *Peer, done <-chan outcome) *Alert {
 	t.Helper()
 	a, err := p.End()
 	if err != nil {
-		t.Errorf("not refused: %v", err)
+		p.Conn.Close()
+		t.Fatalf("not refused: %v; %v", err, result(t, done))
 	}
 	p.Conn.Close()
 	o := result(t, done)
@@ -242,6 +266,15 @@ func each(t *testing.T, test func(*testing.T, face)) {
 			test(t, f)
 		})
 	}
+}
+
+// bubbles is each, in memory and in a bubble: who waits for what never comes
+// costs no time.
+func bubbles(t *testing.T, test func(*testing.T, face)) {
+	world()
+	each(t, func(t *testing.T, f face) {
+		synctest.Test(t, func(t *testing.T) { test(t, f) })
+	})
 }
 
 func named(name string, args ...any) string { return fmt.Sprintf(name, args...) }
