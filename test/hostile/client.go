@@ -25,6 +25,8 @@ type Client struct {
 
 	// PremasterVersion is in the encrypted premaster secret. 0 is Version.
 	PremasterVersion uint16
+	// PremasterLength is how much is encrypted. 0 is 48.
+	PremasterLength int
 	// Vector puts a length before the ECDHE parameters (71 bytes, not 69).
 	Vector bool
 	// Ciphertext may change the encrypted premaster secret.
@@ -290,14 +292,22 @@ func (c *Client) keyExchange() error {
 		v = Version
 	}
 	pre := append(u16(v), random(46)...)
-	ct, err := sm2.EncryptASN1(rand.Reader, pub, pre)
-	if err != nil {
-		return err
+	if n := c.PremasterLength; n != 0 {
+		pre = append(pre, random(n)...)[:n]
 	}
+	ct := c.encrypt(pub, pre)
 	if c.Ciphertext != nil {
 		ct = c.Ciphertext(ct)
 	}
 	c.Say(MsgClientKeyExchange, vec(2, ct))
 	c.master(pre)
 	return nil
+}
+
+func (c *Client) encrypt(pub *ecdsa.PublicKey, b []byte) []byte {
+	ct, err := sm2.EncryptASN1(rand.Reader, pub, b)
+	if err != nil {
+		panic(err)
+	}
+	return ct
 }
