@@ -129,6 +129,10 @@ func (m *clientHello) unmarshal(body []byte) bool {
 	})
 }
 
+// maxServerName is more than any host name has (RFC 1035 §2.3.4). A connection
+// keeps the name, and logs hold it.
+const maxServerName = 255
+
 func (m *clientHello) readServerName(data cryptobyte.String) bool {
 	var list cryptobyte.String
 	if !data.ReadUint16LengthPrefixed(&list) || list.Empty() || !data.Empty() {
@@ -137,7 +141,7 @@ func (m *clientHello) readServerName(data cryptobyte.String) bool {
 	for !list.Empty() {
 		var kind uint8
 		var name cryptobyte.String
-		if !list.ReadUint8(&kind) || !list.ReadUint16LengthPrefixed(&name) || len(name) == 0 {
+		if !list.ReadUint8(&kind) || !list.ReadUint16LengthPrefixed(&name) || len(name) == 0 || len(name) > maxServerName {
 			return false
 		}
 		if kind != 0 {
