@@ -198,6 +198,10 @@ func (w *world) list(signer *keystore.Store, receiver string, name wire.ListName
 	if name == wire.GrantsList {
 		var data []string
 		for i, r := range rows {
+			if strings.HasPrefix(r, "{") { // as it is
+				data = append(data, r)
+				continue
+			}
 			f := strings.Fields(r)
 			data = append(data, fmt.Sprintf(`{"userId":%q,"deviceId":%q,"authenticationToken":"tok%08d","expirationDate":"2099-01-01T00:00:00Z","appIdList":["%s"]}`,
 				f[0], f[1], i, strings.ReplaceAll(f[2], ",", `","`)))
