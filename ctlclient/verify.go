@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/emmansun/gmsm/sm3"
@@ -148,22 +150,23 @@ func (v *Verifier) read(r io.Reader, want wire.ListName, floor Floor, signedAt f
 		return refuse(reason.InternalError, "%w", err)
 	}
 	sum := &contentSum{}
+	done, err := v.pages(in, want, pages, m.Pages)
 	total := 0
-	for i, p := range m.Pages {
-		line, err := in.next()
-		if err != nil {
-			return nil, in.fault(want, fmt.Sprintf("page %d", i), err)
+	for i := range done {
+		p := &done[i]
+		if p.err != nil {
+			return nil, listFault(want, fmt.Sprintf("page %d", i), p.err)
 		}
-		if len(line) != p.Bytes || wire.PageHash(line) != p.SM3 {
-			return refuse(reason.ListIncomplete, "page %d is not the one of the manifest", i)
+		if total+p.n > m.Rows {
+			return refuse(reason.ListIncomplete, "page %d: %d rows so far, the manifest says %d", i, total+p.n, m.Rows)
 		}
-		n, err := v.page(l, want, pages, line, total, sum)
-		if err != nil {
-			return nil, listFault(want, fmt.Sprintf("page %d", i), err)
-		}
-		if total += n; total > m.Rows {
-			return refuse(reason.ListIncomplete, "page %d: %d rows so far, the manifest says %d", i, total, m.Rows)
-		}
+		l.add(p, total)
+		sum.rows = append(sum.rows, p.digests...)
+		total += p.n
+		*p = page{} // its rows are in l
+	}
+	if err != nil {
+		return nil, err
 	}
 
 	// 3
@@ -223,9 +226,63 @@ func (v *Verifier) pageReceiver(head *envelope.Message, at func() time.Time) (*e
 	})
 }
 
-// page opens one page and appends its rows to l. It returns how many rows it
-// has, the bad ones included.
-func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line []byte, first int, sum *contentSum) (int, error) {
+// page is one page, opened and read.
+type page struct {
+	n        int // rows, the bad ones included
+	rows     []GrantRow
+	rules    []wire.Policy
+	badRules []wire.Policy
+	faults   []RowFault // rows counted within the page
+	digests  [][32]byte
+	err      error
+}
+
+// add appends what p has to l; before are the rows of the pages before it.
+func (l *list) add(p *page, before int) {
+	l.rows = append(l.rows, p.rows...)
+	l.rules = append(l.rules, p.rules...)
+	l.badRules = append(l.badRules, p.badRules...)
+	for _, f := range p.faults {
+		f.Row += before
+		l.faults = append(l.faults, f)
+	}
+}
+
+// pages reads the pages of the manifest, on a few processors at once: of a list
+// of any size as many pages are held as are being opened. What was read before
+// a fault is returned with it; a page that is refused comes before the fault.
+func (v *Verifier) pages(in *lineReader, want wire.ListName, r *envelope.Receiver, all []wire.ManifestPage) ([]page, error) {
+	done := make([]page, len(all))
+	free := make(chan struct{}, min(runtime.GOMAXPROCS(0), 4))
+	var workers sync.WaitGroup
+	for i, p := range all {
+		line, err := in.next()
+		if err != nil {
+			workers.Wait()
+			return done[:i], in.fault(want, fmt.Sprintf("page %d", i), err)
+		}
+		if len(line) != p.Bytes || wire.PageHash(line) != p.SM3 {
+			workers.Wait()
+			return done[:i], &ListError{List: want, Reason: reason.ListIncomplete, Err: fmt.Errorf("page %d is not the one of the manifest", i)}
+		}
+		line, to := bytes.Clone(line), &done[i]
+		free <- struct{}{}
+		workers.Go(func() {
+			*to = v.page(want, r, line)
+			<-free
+		})
+	}
+	workers.Wait()
+	return done, nil
+}
+
+// page opens one page.
+func (v *Verifier) page(want wire.ListName, r *envelope.Receiver, line []byte) (p page) {
+	p.n, p.err = v.readPage(&p, want, r, line)
+	return p
+}
+
+func (v *Verifier) readPage(l *page, want wire.ListName, r *envelope.Receiver, line []byte) (int, error) {
 	var gatewayID, deviceID string
 	var bad []wire.RowError
 	var good int
@@ -238,6 +295,7 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 		if err != nil {
 			return 0, invalid(err)
 		}
+		l.rows, l.digests = make([]GrantRow, 0, len(t.Data)), make([][32]byte, 0, len(t.Data))
 		gatewayID, deviceID, bad, good = t.GatewayID, t.DeviceID, errs, len(t.Data)
 		facts, faults, err := readFacts(m.Header.Ext[wire.ExtRows], good+len(bad))
 		if err != nil {
@@ -246,7 +304,7 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 		for i, g := range t.Data {
 			row := wire.OriginalRow(bad, i)
 			if f := faults[row]; f != nil { // a fact that cannot be read: the row grants nothing
-				l.faults = append(l.faults, RowFault{Row: first + row, ID: g.UserID + "/" + g.DeviceID, Err: f})
+				l.faults = append(l.faults, RowFault{Row: row, ID: g.UserID + "/" + g.DeviceID, Err: f})
 				continue
 			}
 			full := GrantRow{Grant: g}
@@ -254,7 +312,7 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 			digest := facts[row].digest(&g)
 			full.Sum = wire.RowSum(digest)
 			l.rows = append(l.rows, full)
-			sum.rows = append(sum.rows, digest)
+			l.digests = append(l.digests, digest)
 		}
 	} else {
 		m, err := r.Open(line, "T8")
@@ -266,9 +324,9 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 			return 0, invalid(err)
 		}
 		gatewayID, deviceID, bad, good = t.GatewayID, t.DeviceID, errs, len(t.PolicyList)
-		l.rules = append(l.rules, t.PolicyList...)
+		l.rules = t.PolicyList
 		for _, p := range t.PolicyList {
-			sum.rows = append(sum.rows, wire.PolicyDigest(&p))
+			l.digests = append(l.digests, wire.PolicyDigest(&p))
 		}
 		for _, e := range bad {
 			l.badRules = append(l.badRules, wire.Policy{PolicyID: e.ID, PolicyType: "invalid"})
@@ -278,8 +336,8 @@ func (v *Verifier) page(l *list, want wire.ListName, r *envelope.Receiver, line 
 		return 0, &ListError{Reason: reason.ListOtherReceiver, Err: fmt.Errorf("it is for %q on %q", gatewayID, deviceID)}
 	}
 	for _, e := range bad {
-		l.faults = append(l.faults, RowFault{Row: first + e.Row, ID: e.ID, Err: e.Err})
-		sum.bad(e.ID)
+		l.faults = append(l.faults, RowFault{Row: e.Row, ID: e.ID, Err: e.Err})
+		l.digests = append(l.digests, sm3.Sum([]byte("bad "+e.ID)))
 	}
 	return good + len(bad), nil
 }
@@ -358,9 +416,6 @@ type contentSum struct{ rows [][32]byte }
 // digestForm stands before a digest: one that was stored in an older form is
 // not compared.
 const digestForm = "2:"
-
-// bad counts a row that cannot be read.
-func (s *contentSum) bad(id string) { s.rows = append(s.rows, sm3.Sum([]byte("bad "+id))) }
 
 func (s *contentSum) String() string {
 	slices.SortFunc(s.rows, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })

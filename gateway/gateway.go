@@ -151,6 +151,9 @@ func (g *Gateway) identify(cfg *Config) error {
 	if cfg.Control != nil || cfg.AppLink != nil {
 		need = append(need, keystore.Sign)
 	}
+	if cfg.Control != nil {
+		need = append(need, ctlclient.OutboxKeyName)
+	}
 	return keys.Preload(need...)
 }
 

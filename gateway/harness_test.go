@@ -88,7 +88,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, dir: dir, big: make(chan struct{}, 16)}
 	w.ca, err = lab.New(lab.Config{Iterations: 1000})
 	must(t, err)
-	w.control = w.party(w.ca, "control", certid.Identity{Control: ctlID})
+	w.control = w.party(w.ca, "control", certid.Identity{Control: ctlID}, "127.0.0.1")
 	w.keys = w.party(w.ca, "keys", certid.Identity{Gateway: gwID, Device: gwDev}, host1, host2, "login.test", "127.0.0.1")
 	w.upstream = httptest.NewServer(http.HandlerFunc(w.serve))
 	t.Cleanup(func() {
