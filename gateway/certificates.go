@@ -20,14 +20,17 @@ import (
 )
 
 // certificateSet chooses certificates by server name: exact names and
-// "*.example" patterns, and for every other name, and for none, the gateway's
-// own.
+// "*.example" patterns, and for every other name the gateway's own.
 type certificateSet[C any] struct {
 	byName map[string]*C
 	own    *C // nil: other names are refused
+	none   *C // for clients that send no name; nil: own
 }
 
 func (c *certificateSet[C]) pick(name string) (*C, error) {
+	if name == "" && c.none != nil {
+		return c.none, nil
+	}
 	if cert, ok := c.byName[name]; ok {
 		return cert, nil
 	}
@@ -170,7 +173,11 @@ func (g *Gateway) addPair(at string, f CertificateFile, set *certificateSet[tlcp
 		return fmt.Errorf("%s: signing certificate: %s names no host (subject alternative names are needed)", at, f.SignCertFile)
 	}
 	noteEnds(ends, f.SignCertFile, f.EncCertFile, pair)
-	set.put(pair.SignLeaf().DNSNames, listen.BoundedPair(pair))
+	pair = listen.BoundedPair(pair)
+	set.put(pair.SignLeaf().DNSNames, pair)
+	if set.none == nil { // GB/T 38636 has no server names: the first entry is for clients that send none
+		set.none = pair
+	}
 	return nil
 }
 

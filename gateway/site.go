@@ -81,8 +81,12 @@ func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
 
 // demands reports whether HTTP clients of a host must show a device's
 // certificate: where unmanaged browsers are refused, where nobody can sign in
-// otherwise, and on the applications' link.
+// otherwise, and on the applications' link. A client without a server name is
+// asked when every application would.
 func (s *site) demands(name string) bool {
+	if name == "" {
+		return s.login == nil
+	}
 	if l := s.cfg.AppLink; l != nil {
 		if host, err := apps.CanonicalHost(l.Host); err != nil || host == name {
 			return true

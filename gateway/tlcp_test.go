@@ -379,3 +379,40 @@ func (w *world) webFiles() string {
 	w.write("web.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600)
 	return "  - {cert_file: web.crt, key_file: web.pem}\n"
 }
+
+// GB/T 38636 has no server names: a client that sends none is shown the first
+// pair of the configuration and is served by its Host, with the certificate
+// that the host demands.
+func TestTLCPWithoutServerName(t *testing.T) {
+	w := newWorld(t)
+	c := w.tlcpPair([]string{host1, host2})
+	w.config(twoApps + w.pairFiles(c[0], c[1]))
+	w.start()
+	roots, err := w.keys.Root(keystore.TLCPRoot)
+	must(t, err)
+	ask := func(pair *tlcp.Pair) (string, error) {
+		cfg := &tlcp.Config{RootCAs: roots, ServerName: host1, NoExtensions: true}
+		if pair != nil {
+			cfg.Certificates = []*tlcp.Pair{pair}
+		}
+		conn, err := tlcp.Dial(t.Context(), "tcp", w.addr, cfg)
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerSign.SerialNumber.String(), oneRequest(conn)
+	}
+	if serial, err := ask(w.tlcpAlice()); err != nil || serial != c[0].Chain[0].SerialNumber.String() {
+		t.Errorf("shown %s, %v", serial, err)
+	}
+	if _, err := ask(nil); err == nil {
+		t.Error("served without the certificate that every host demands")
+	}
+	r, err := w.client(w.alice()).Transport.(*http.Transport).DialContext(t.Context(), "tcp", "")
+	must(t, err)
+	defer r.Close()
+	plain := tls.Client(r, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*w.alice()}}) // the certificate is not what is tested
+	if err := oneRequest(plain); err == nil || !strings.Contains(err.Error(), "421") {
+		t.Errorf("TLS without a server name: %v, want 421", err)
+	}
+}

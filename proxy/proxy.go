@@ -42,8 +42,8 @@ import (
 // its default.
 type Config struct {
 	Limits Limits `yaml:"limits"`
-	// AllowNoSNI serves connections without a server name by their Host field
-	// alone. Default: they are refused with 421.
+	// AllowNoSNI serves TLS connections without a server name by their Host field
+	// alone, as TLCP connections are. Default: they are refused with 421.
 	AllowNoSNI bool `yaml:"allow_no_sni"`
 
 	GatewayID    string                `yaml:"-"` // required: the issuer of assertions, and the loop mark

@@ -150,7 +150,9 @@ func (p *Proxy) checkHost(x *Exchange) error {
 		return denied(reason.RequestMalformed, err.Error())
 	}
 	if x.Conn.SNI == "" {
-		if !p.cfg.AllowNoSNI {
+		// The standard of TLCP knows no server name, and clients exist that send
+		// none. A host that demands a device's certificate still gets it.
+		if !p.cfg.AllowNoSNI && x.Conn.Protocol != policy.TLCP {
 			return denied(reason.HostMismatch, "no server name")
 		}
 		return nil

@@ -29,7 +29,9 @@ type Faces struct {
 	// client. Nil: no TLCP.
 	Pair func(name string) (*tlcp.Pair, error)
 	// Demand reports whether an HTTP client must show a certificate for name. A
-	// browser that need not show one is not asked, so it shows no chooser.
+	// browser that need not show one is not asked, so it shows no chooser. name is
+	// "" for a TLCP client that sent none, as GB/T 38636 has it; TLS clients that
+	// send none are never asked.
 	Demand func(name string) bool
 	// ClientRoots are the authorities of devices over TLS. Nil: no client
 	// certificate is accepted and the tunnel is closed.
@@ -61,7 +63,7 @@ func (f *Faces) choose(h *hello.Hello) *face {
 	switch {
 	case slices.Contains(h.ALPN, Tunnel):
 		return &f.tunnel
-	case f.Demand != nil && f.Demand(canonicalName(h.ServerName)):
+	case f.Demand != nil && (h.TLCP() || h.ServerName != "") && f.Demand(canonicalName(h.ServerName)):
 		return &f.device
 	}
 	return &f.open

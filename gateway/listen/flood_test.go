@@ -161,7 +161,7 @@ func TestHalfOpenMemoryOfOneSource(t *testing.T) {
 // 1,000 connections of both protocols at once: each is served by the one that
 // it speaks.
 func TestOnePortRoutesThousandMixedConnections(t *testing.T) {
-	f := startBoth(t, "127.0.0.1:0", Limits{})
+	f := startBoth(t, "127.0.0.1:0", Limits{Hello: time.Minute, Handshake: time.Minute})
 	curl, err := exec.LookPath("curl")
 	if err != nil {
 		curl = ""
@@ -173,8 +173,8 @@ func TestOnePortRoutesThousandMixedConnections(t *testing.T) {
 	}
 	const each = 500
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, 128)
-	curls := make(chan struct{}, 8) // processes at once
+	slots := make(chan struct{}, 64)
+	curls := make(chan struct{}, 4) // processes at once
 	_, port, _ := net.SplitHostPort(f.address)
 	for i := range each {
 		wg.Go(func() {
@@ -190,10 +190,10 @@ func TestOnePortRoutesThousandMixedConnections(t *testing.T) {
 			c.Close()
 		})
 		wg.Go(func() {
-			if curl != "" && i%10 == 0 {
+			if curl != "" && i%20 == 0 {
 				curls <- struct{}{}
 				defer func() { <-curls }()
-				out, err := exec.CommandContext(t.Context(), curl, "-sS", "--http1.1", "--max-time", "30", "--cacert", root,
+				out, err := exec.CommandContext(t.Context(), curl, "-sS", "--http1.1", "--max-time", "60", "--cacert", root,
 					"--resolve", "curl.example:"+port+":127.0.0.1", "https://curl.example:"+port+"/").CombinedOutput()
 				if err != nil || !strings.HasPrefix(string(out), "tls1.3 ") {
 					t.Errorf("curl %d: %q, %v", i, out, err)

@@ -154,13 +154,13 @@ func start(t *testing.T, address string, limits Limits) *fixture {
 func (f *fixture) dial(t *testing.T, cfg *tls.Config) (*tls.Conn, string, error) {
 	t.Helper()
 	cfg.RootCAs = f.ca.pool()
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: cfg}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 30 * time.Second}, Config: cfg}
 	raw, err := d.DialContext(t.Context(), "tcp", f.address)
 	if err != nil {
 		return nil, "", err
 	}
 	t.Cleanup(func() { raw.Close() })
-	raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	raw.SetReadDeadline(time.Now().Add(30 * time.Second))
 	line, err := bufio.NewReader(raw).ReadString('\n')
 	return raw.(*tls.Conn), strings.TrimSpace(line), err
 }

@@ -193,14 +193,14 @@ func (f *both) tlcp(t testing.TB, cfg *tlcp.Config) (*tlcp.Conn, string, error) 
 	if cfg.RootCAs == nil {
 		cfg.RootCAs = f.sm.pool()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	c, err := tlcp.Dial(ctx, "tcp", f.address, cfg)
 	if err != nil {
 		return nil, "", err
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
 	line, err := bufio.NewReader(c).ReadString('\n')
 	return c, strings.TrimSpace(line), err
 }
