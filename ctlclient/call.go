@@ -129,13 +129,9 @@ func (c *caller) exchange(ctx context.Context, client *http.Client, path, msgTyp
 func (c *caller) get(ctx context.Context, path, msgType string) (*envelope.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	resp, err := c.fetch(ctx, path, nil)
 	if err != nil {
 		return nil, err
-	}
-	resp, err := c.kept.Do(req)
-	if err != nil {
-		return nil, down(err)
 	}
 	defer resp.Body.Close()
 	m, err := c.answer(resp, msgType)

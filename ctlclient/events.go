@@ -174,10 +174,7 @@ func (st *pushStream) run(ctx context.Context) error {
 // open asks for the stream, from the last event that was applied on. Where
 // there is none, it waits for the end of ctx.
 func (st *pushStream) open(ctx context.Context) (*http.Response, error) {
-	g, client := st.g, st.g.call.kept
-	if st.old != nil {
-		client = g.call.fresh
-	}
+	g := st.g
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.call.base+"/events", nil)
 	if err != nil {
 		return nil, err
@@ -188,7 +185,7 @@ func (st *pushStream) open(ctx context.Context) (*http.Response, error) {
 		req.Header.Set("Last-Event-ID", g.lastEvent)
 	}
 	g.mu.Unlock()
-	resp, err := client.Do(req)
+	resp, err := g.call.fresh.Do(req) // the stream is the connection's only use
 	if err != nil {
 		return nil, down(err)
 	}

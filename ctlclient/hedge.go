@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -151,4 +152,92 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 			return nil, first
 		}
 	}
+}
+
+// fetch asks for path and returns when the answer begins; the caller reads and
+// closes its body. A connection that stays silent is left for a fresh one.
+func (c *caller) fetch(ctx context.Context, path string, head http.Header) (*http.Response, error) {
+	type answer struct {
+		resp *http.Response
+		err  error
+		stop context.CancelFunc
+		n    int
+	}
+	const most = 2
+	answers := make(chan answer, most)
+	var stops [most]context.CancelFunc
+	started := 0
+	start := func(client *http.Client) {
+		own, stop := context.WithCancel(ctx)
+		n := started
+		stops[n] = stop
+		started++
+		c.tries.Go(func() {
+			req, err := http.NewRequestWithContext(own, http.MethodGet, c.base+path, nil)
+			if err != nil {
+				answers <- answer{nil, err, stop, n}
+				return
+			}
+			if head != nil {
+				req.Header = head.Clone()
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				err = down(err)
+			}
+			answers <- answer{resp, err, stop, n}
+		})
+	}
+	start(c.kept)
+	timer := time.NewTimer(hedges[0].after)
+	defer timer.Stop()
+	var first error
+	for got := 0; ; {
+		select {
+		case <-timer.C:
+			if started < most && c.hedges.take() {
+				start(c.fresh)
+			}
+			continue
+		case a := <-answers:
+			got++
+			if a.err == nil {
+				for n, stop := range stops[:started] {
+					if n != a.n {
+						stop()
+					}
+				}
+				if left := started - got; left > 0 {
+					c.tries.Go(func() { // what comes too late
+						for range left {
+							if late := <-answers; late.resp != nil {
+								late.resp.Body.Close()
+							}
+						}
+					})
+				}
+				a.resp.Body = &fetched{a.resp.Body, a.stop}
+				return a.resp, nil
+			}
+			a.stop()
+			if first == nil {
+				first = a.err
+			}
+			if got == started {
+				return nil, first
+			}
+		}
+	}
+}
+
+// fetched is the body of an answer; its end is the end of its request.
+type fetched struct {
+	io.ReadCloser
+	stop context.CancelFunc
+}
+
+// Close implements [io.Closer].
+func (f *fetched) Close() error {
+	defer f.stop()
+	return f.ReadCloser.Close()
 }

@@ -67,18 +67,14 @@ func (g *Gateway) pull(ctx context.Context, name wire.ListName, wish <-chan stru
 func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the list takes too long"))
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.call.base+"/lists/"+string(name), nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Accept", "application/x-ndjson")
+	head := http.Header{"Accept": {"application/x-ndjson"}}
 	have, whole, since, arrived := g.have(name)
 	if have != "" {
-		req.Header.Set("If-None-Match", have)
+		head.Set("If-None-Match", have)
 	}
-	resp, err := g.call.kept.Do(req)
+	resp, err := g.call.fetch(ctx, "/lists/"+string(name), head)
 	if err != nil {
-		return down(err)
+		return err
 	}
 	defer resp.Body.Close()
 	switch {
