@@ -189,6 +189,7 @@ func (c *Config) restartNeeded(old *Config) error {
 	fixed("audit", c.Audit == old.Audit)
 	fixed("limits", c.Limits == old.Limits)
 	fixed("name", c.Name == old.Name)
+	fixed("crypto.profile", c.Crypto.Profile.String() == old.Crypto.Profile.String()) // links and connections that stand have it
 	fixed("proxy.limits", c.Proxy.Limits == old.Proxy.Limits)
 	fixed("proxy.allow_no_sni", c.Proxy.AllowNoSNI == old.Proxy.AllowNoSNI)
 	fixed("tunnel", c.Tunnel == old.Tunnel)

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -165,11 +166,10 @@ func TestTLCPOnlyForOneApplication(t *testing.T) {
 	w.audited(`"result":"policy_tls"`)
 }
 
-// crypto.profile changes by a reload, and the status says which it is and what
+// crypto.profile is the whole gateway's; the status says which it is and what
 // the sessions run over.
-func TestS24_ProfileIsReloaded(t *testing.T) {
+func TestS24_ProfileOfTheGateway(t *testing.T) {
 	w := newWorld(t)
-	w.start()
 	alice, pair := w.alice(), w.tlcpAlice()
 	reach := func() (overTLS, overTLCP bool) {
 		a, _ := w.get(w.client(alice), "https://"+host1+"/")
@@ -179,32 +179,42 @@ func TestS24_ProfileIsReloaded(t *testing.T) {
 	for _, c := range []struct {
 		profile   string
 		tls, tlcp bool
-	}{{"mixed", true, true}, {"gm", false, true}, {"intl", true, false}, {"", true, true}} {
+	}{{"gm", false, true}, {"intl", true, false}, {"", true, true}} {
 		more := ""
 		if c.profile != "" {
 			more = "crypto: {profile: " + c.profile + "}\n"
 		}
 		w.config(twoApps + more)
-		must(t, w.g.Reload())
+		w.start()
 		if a, b := reach(); a != c.tls || b != c.tlcp {
 			t.Errorf("profile %q: TLS served %v, TLCP %v", c.profile, a, b)
 		}
 		var s Status
 		must(t, w.admin("GET", "/status", nil, &s))
-		if want := cmp.Or(c.profile, "mixed"); s.Profile != want || c.profile == "mixed" && len(s.Protocols) == 0 {
-			t.Errorf("status: profile %q, sessions %v", s.Profile, s.Protocols)
+		want := map[string]int{}
+		if c.tls {
+			want["tls1.3 TLS_AES_128_GCM_SHA256"] = 1
 		}
-		if c.profile != "gm" {
-			continue
+		if c.tlcp {
+			want["tlcp ECDHE_SM4_GCM_SM3"] = 1
 		}
-		if s.Protocols["tlcp ECDHE_SM4_GCM_SM3"] != 1 {
-			t.Errorf("status: sessions %v, want one of TLCP", s.Protocols)
+		if s.Profile != cmp.Or(c.profile, "mixed") || !maps.Equal(s.Protocols, want) {
+			t.Errorf("status: profile %q, sessions %v, want %v", s.Profile, s.Protocols, want)
 		}
 		var all []access.SessionInfo
 		must(t, w.admin("GET", "/sessions", nil, &all))
-		if !slices.ContainsFunc(all, func(i access.SessionInfo) bool { return i.Protocol == "tlcp" && i.Suite == "ECDHE_SM4_GCM_SM3" }) {
-			t.Errorf("sessions %+v", all)
+		if len(all) != len(want) || !slices.ContainsFunc(all, func(i access.SessionInfo) bool { return want[i.Protocol+" "+i.Suite] == 1 }) {
+			t.Errorf("sessions %+v, want %v", all, want)
 		}
+		w.config(twoApps + "crypto: {profile: " + map[string]string{"gm": "mixed", "intl": "gm", "": "gm"}[c.profile] + "}\n")
+		if err := w.g.Reload(); err == nil || !strings.Contains(err.Error(), "crypto.profile: changed (a restart is needed)") {
+			t.Errorf("another profile by a reload: %v", err)
+		}
+		must(t, w.stop())
+	}
+	w.config(twoApps + "crypto: {profile: GM}\n")
+	if _, err := Load(filepath.Join(w.dir, "gateway.yaml")); err == nil || !strings.Contains(err.Error(), "crypto.profile") {
+		t.Errorf("a profile that is none: %v", err)
 	}
 }
 

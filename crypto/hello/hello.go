@@ -161,9 +161,13 @@ func isHTTP(b []byte) bool {
 	return false
 }
 
-// Newest returns the newest version that h offers.
+// Newest returns the newest version that h offers. TLCP has one alone, whatever
+// the extensions say.
 func (h *Hello) Newest() uint16 {
 	v := h.Version
+	if h.TLCP() {
+		return v
+	}
 	for _, s := range h.Versions {
 		if s>>8 == 3 && s > v { // GREASE values have other high bytes
 			v = s

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -446,5 +447,54 @@ func TestTicketKeysAreReplaced(t *testing.T) {
 	last, _ := s.ticketKeys(until.Add(ticketLife))
 	if len(next) != 2 || string(next[1]) != string(first[0]) || len(last) != 2 || string(last[1]) != string(next[0]) || string(last[0]) == string(next[0]) {
 		t.Errorf("keys %x, then %x, then %x", first, next, last)
+	}
+}
+
+// What no test of a handshake makes: faults of our own, lists of revoked
+// certificates, alerts in their bare form.
+func TestClassify(t *testing.T) {
+	ours := func(a tlcp.Alert, err error) error {
+		return fmt.Errorf("handshake: %w", &tlcp.AlertError{Alert: a, Err: err})
+	}
+	for _, c := range []struct {
+		err  error
+		want reason.Reason
+	}{
+		{ours(tlcp.AlertCertificateRevoked, fmt.Errorf("verify signing certificate: %w", tlcp.ErrRevoked)), reason.ClientCertGone},
+		{ours(tlcp.AlertHandshakeFailure, tlcp.ErrNoClientCertificate), reason.ClientCertAbsent},
+		{ours(tlcp.AlertInternalError, errors.New("sign key exchange")), reason.InternalError},
+		{ours(tlcp.AlertDecryptError, errors.New("finished")), reason.HandshakeFailed},
+		{&tlcp.AlertError{Alert: tlcp.AlertCertificateExpired, Remote: true}, reason.PeerAlert},
+		{&net.OpError{Op: "remote error", Err: errors.New("tls: unknown certificate authority")}, reason.PeerAlert},
+		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, reason.ClientGone},
+		{smx509.CertificateInvalidError{Reason: smx509.IncompatibleUsage}, reason.ClientCertUsage},
+		{context.DeadlineExceeded, reason.HelloTimeout},
+		{errTooCostly, reason.HandshakeLimit},
+		{errors.New("something else"), reason.HandshakeFailed},
+	} {
+		if got := classify(c.err); got != c.want {
+			t.Errorf("%v: %s, want %s", c.err, got, c.want)
+		}
+	}
+}
+
+// A flood of failures is told in part and counted whole.
+func TestFailuresAreToldAtABoundedRate(t *testing.T) {
+	var q quiet
+	now := time.Now()
+	told := 0
+	for range 3 * toldMost {
+		if ok, _ := q.allow(now); ok {
+			told++
+		}
+	}
+	if told != toldMost {
+		t.Errorf("%d told at once, want %d", told, toldMost)
+	}
+	if ok, missed := q.allow(now.Add(toldSpan)); !ok || missed != 2*toldMost {
+		t.Errorf("a span later: %v, %d missed", ok, missed)
+	}
+	if got := describe(errors.New("a\nb\x00"+strings.Repeat("c", 1000)), "offered"); len(got) > 400 || strings.ContainsAny(got, "\n\x00") || !strings.HasSuffix(got, "; offered") {
+		t.Errorf("described as %q", got)
 	}
 }
