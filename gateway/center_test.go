@@ -60,7 +60,7 @@ func (w *world) center(more string) *center {
 	c.srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots}
 	c.srv.StartTLS()
 	w.t.Cleanup(c.stop)
-	w.write("gateway.yaml", "listen: ['127.0.0.1:0']\ncontrol: {url: '"+c.srv.URL+"'}\nmetrics: {listen: '127.0.0.1:0'}\n"+
+	w.write("gateway.yaml", "listen: ['127.0.0.1:0']\ncrypto: {profile: intl}\ncontrol: {url: '"+c.srv.URL+"'}\nmetrics: {listen: '127.0.0.1:0'}\n"+
 		strings.ReplaceAll(more, "UPSTREAM", w.upstream.URL), 0o600)
 	return c
 }
