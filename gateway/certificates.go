@@ -80,7 +80,7 @@ func (g *Gateway) newFaces(cfg *Config, keys *keystore.Store) (*listen.Faces, ma
 	certs := &certificateSet[tls.Certificate]{byName: map[string]*tls.Certificate{}, own: &own}
 	pairs := &certificateSet[tlcp.Pair]{byName: map[string]*tlcp.Pair{}}
 	f := &listen.Faces{
-		Certificate: certs.pick, NoTLS: !cfg.Crypto.Profile.TLS(), NoTLCP: !cfg.Crypto.Profile.TLCP(), PreferTLCP: cfg.Crypto.PreferTLCP,
+		Certificate: certs.pick, Own: &own, NoTLS: !cfg.Crypto.Profile.TLS(), NoTLCP: !cfg.Crypto.Profile.TLCP(), PreferTLCP: cfg.Crypto.PreferTLCP,
 	}
 	if f.ClientRoots, err = keys.TLSRoots(); err != nil {
 		return nil, nil, err
@@ -115,6 +115,7 @@ func (g *Gateway) ownPair(keys *keystore.Store, f *listen.Faces, pairs *certific
 			return err
 		}
 		pairs.own = listen.BoundedPair(pair)
+		f.OwnPair = pairs.own
 		noteEnds(ends, filepath.Join(keys.Dir(), keystore.TLCPSign+".crt"), filepath.Join(keys.Dir(), keystore.TLCPEnc+".crt"), pair)
 	}
 	roots, err := keys.Root(keystore.TLCPRoot)

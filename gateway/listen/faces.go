@@ -28,6 +28,11 @@ type Faces struct {
 	// Pair returns the TLCP certificates for a server name; an error refuses the
 	// client. Nil: no TLCP.
 	Pair func(name string) (*tlcp.Pair, error)
+	// Own and OwnPair are the gateway's own certificates, which tunnels are shown
+	// whatever server they name: agents look for the gateway's identity, and a
+	// certificate of a web site has none. Nil: as for browsers.
+	Own     *tls.Certificate
+	OwnPair *tlcp.Pair
 	// Demand reports whether an HTTP client must show a certificate for name. A
 	// browser that need not show one is not asked, so it shows no chooser. name is
 	// "" for a TLCP client that sent none, as GB/T 38636 has it; TLS clients that
@@ -103,6 +108,9 @@ func (f *Faces) buildTLS() {
 	f.device.tls.ClientAuth = tls.RequireAndVerifyClientCert
 	f.tunnel.tls = f.device.tls.Clone()
 	f.tunnel.tls.NextProtos = []string{Tunnel}
+	if f.Own != nil {
+		f.tunnel.tls.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.Own, nil }
+	}
 	f.tunnel.tls.DynamicRecordSizingDisabled = true // tunnels carry their own records
 }
 
@@ -126,6 +134,9 @@ func (f *Faces) buildTLCP(s *sessions) {
 		GetCertificate: pair, NextProtos: []string{HTTP2, HTTP1},
 		ClientCAs: roots, ClientAuth: tlcp.RequireAndVerifyClientCert, VerifyConnection: oneParty,
 	})
+	if f.OwnPair != nil {
+		pair = func(*tlcp.ClientHelloInfo) (*tlcp.Pair, error) { return f.OwnPair, nil }
+	}
 	f.tunnel.tlcp = newTLCPFace(s.tunnel, &tlcp.Config{
 		GetCertificate: pair, NextProtos: []string{Tunnel},
 		ClientCAs: roots, ClientAuth: tlcp.RequireAndVerifyClientCert, VerifyConnection: oneParty,
