@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/yumen-zt/yumen/agent/localuser"
+	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/adminsock"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
@@ -102,6 +103,10 @@ func (a *Agent) verbs() http.Handler {
 	m.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, a.Why(r.Context(), r.URL.Query().Get("app")))
 	})
+	if l, ok := a.link.(*ctlclient.Agent); ok {
+		m.Handle("GET /outbox", l.OutboxHandler())
+		m.Handle("GET /outbox/prove", l.OutboxHandler())
+	}
 	m.HandleFunc("POST /v1/login", a.handleLogin)
 	m.HandleFunc("POST /v1/logout", func(w http.ResponseWriter, _ *http.Request) {
 		a.Logout()

@@ -15,30 +15,32 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/crypto/profile"
+	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 )
 
 // Config is what an agent needs. The zero value of an optional field selects
 // its default.
 type Config struct {
-	Dir             string         `yaml:"dir"`               // what `yumen enroll` wrote; default: the folder of the configuration file
-	Keys            string         `yaml:"keys"`              // key folder; default DIR/keys
-	PassphraseFile  string         `yaml:"passphrase_file"`   // opens the keys; mode 0600; default DIR/passphrase
-	Control         string         `yaml:"control"`           // https base URL of the control center; required; `yumen enroll` writes it
-	Crypto          profile.Config `yaml:"crypto"`            // profile: gm, mixed (default: own links run over TLCP) or intl
-	Carrier         string         `yaml:"carrier"`           // of tunnels: tlcp or tls; default: tlcp, with the profile intl tls
-	User            string         `yaml:"user"`              // userId that `agent login` offers; optional
-	SOCKS5          []string       `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
-	HTTPConnect     []string       `yaml:"http_connect"`      // loopback addresses; default none
-	Forwards        []Forward      `yaml:"forwards"`          // fixed ways to one application
-	StatusPage      string         `yaml:"status_page"`       // loopback address; default none
-	Socket          string         `yaml:"socket"`            // of the agent's verbs; default DIR/agent.sock
-	StateDir        string         `yaml:"state_dir"`         // default DIR/state
-	TrustLocalUsers bool           `yaml:"trust_local_users"` // serve every local user where the system cannot tell who connects
-	MaxFlows        int            `yaml:"max_flows"`         // at once, over all faces; default 1024
-	DeviceType      string         `yaml:"device_type"`       // Table 16 deviceType; default from the build
-	Longitude       float64        `yaml:"longitude"`         // degrees, Table 16; default 0
-	Latitude        float64        `yaml:"latitude"`          // degrees, Table 16; default 0
+	Dir             string                 `yaml:"dir"`               // what `yumen enroll` wrote; default: the folder of the configuration file
+	Keys            string                 `yaml:"keys"`              // key folder; default DIR/keys
+	PassphraseFile  string                 `yaml:"passphrase_file"`   // opens the keys; mode 0600; default DIR/passphrase
+	Control         string                 `yaml:"control"`           // https base URL of the control center; required; `yumen enroll` writes it
+	Crypto          profile.Config         `yaml:"crypto"`            // profile: gm, mixed (default: own links run over TLCP) or intl
+	Carrier         string                 `yaml:"carrier"`           // of tunnels: tlcp or tls; default: tlcp, with the profile intl tls
+	User            string                 `yaml:"user"`              // userId that `agent login` offers; optional
+	SOCKS5          []string               `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
+	HTTPConnect     []string               `yaml:"http_connect"`      // loopback addresses; default none
+	Forwards        []Forward              `yaml:"forwards"`          // fixed ways to one application
+	StatusPage      string                 `yaml:"status_page"`       // loopback address; default none
+	Socket          string                 `yaml:"socket"`            // of the agent's verbs; default DIR/agent.sock
+	StateDir        string                 `yaml:"state_dir"`         // default DIR/state
+	Outbox          ctlclient.OutboxConfig `yaml:"outbox"`            // reports that wait for the control center; 8 MiB a class, 1 MiB of reserve
+	TrustLocalUsers bool                   `yaml:"trust_local_users"` // serve every local user where the system cannot tell who connects
+	MaxFlows        int                    `yaml:"max_flows"`         // at once, over all faces; default 1024
+	DeviceType      string                 `yaml:"device_type"`       // Table 16 deviceType; default from the build
+	Longitude       float64                `yaml:"longitude"`         // degrees, Table 16; default 0
+	Latitude        float64                `yaml:"latitude"`          // degrees, Table 16; default 0
 
 	Logger   *zap.Logger                `yaml:"-"` // default: none
 	Now      func() time.Time           `yaml:"-"` // the wall clock; default time.Now
@@ -154,6 +156,9 @@ func (c *Config) Validate() error {
 		fault("carrier", "%q is neither tlcp nor tls", c.Carrier)
 	case c.Carrier == carrier.NameTLS && !c.Crypto.Profile.TLS(), c.Carrier == carrier.NameTLCP && !c.Crypto.Profile.TLCP():
 		fault("carrier", "%s is not of the profile %s (remove it, or change crypto.profile)", c.Carrier, c.Crypto.Profile)
+	}
+	if err := c.Outbox.Validate("outbox."); err != nil {
+		errs = append(errs, err)
 	}
 	if c.User != "" && len(c.User) > 11 {
 		fault("user", "%d characters, at most 11 (Table 16)", len(c.User))

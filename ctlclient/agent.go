@@ -45,13 +45,14 @@ type AgentConfig struct {
 	Delivered   func(Delivery)   // for each message that was answered or failed; must not block
 	OnSignedOut func(error)      // the control center ended the sign-in; must not block
 
-	StateDir string       // for what must survive the process; default: nothing does
-	Outbox   Outbox       // default: a [Durable] in StateDir/outbox, or a [Memory] without StateDir; Run opens and closes the former
-	Usage    func() Usage // default: this host's
-	Profile  wire.Profile
-	Logger   *zap.Logger      // default: none
-	Now      func() time.Time // default time.Now
-	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	StateDir     string       // for what must survive the process; default: nothing does
+	Outbox       Outbox       // default: a [Durable] in StateDir/outbox, or a [Memory] without StateDir; Run opens and closes the former
+	OutboxConfig OutboxConfig // of that default
+	Usage        func() Usage // default: this host's
+	Profile      wire.Profile
+	Logger       *zap.Logger      // default: none
+	Now          func() time.Time // default time.Now
+	Dial         func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Token is what Table 18 gives: the handle for the gateways.
@@ -113,9 +114,9 @@ func (c *AgentConfig) setDefaults() error {
 		c.Now = time.Now
 	}
 	if c.Outbox == nil && c.StateDir != "" {
-		c.Outbox = NewDurable(DurableConfig{
-			Dir: filepath.Join(c.StateDir, "outbox"), Key: OutboxKey(c.Keys), Caps: agentCaps, Reserve: 1 << 20, Logger: c.Logger, Now: c.Now,
-		})
+		d := DurableConfig{Dir: filepath.Join(c.StateDir, "outbox"), Key: OutboxKey(c.Keys), Caps: agentCaps, Reserve: 1 << 20, Logger: c.Logger, Now: c.Now}
+		c.OutboxConfig.Apply(&d)
+		c.Outbox = NewDurable(d)
 	} else if c.Outbox == nil {
 		c.Outbox = NewMemory(MemoryConfig{Now: c.Now})
 	}

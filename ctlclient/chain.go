@@ -161,6 +161,7 @@ func (c *chain) stand(k Class, ack wire.OutboxAck, m *envelope.Message) error {
 	own := c.d.acks.at(k, c.r.call.cfg.id)
 	switch {
 	case there.upTo < own.upTo:
+		c.d.acks.lapsed(k)
 		c.r.log.Error("the control center has forgotten reports that it had acknowledged", zap.Stringer("class", k),
 			zap.Uint64("acknowledged", own.upTo), zap.Uint64("stands_at", there.upTo))
 		c.r.own.Raise(alert.Alert{Code: alert.StateAltered, Detail: fmt.Sprintf("control center: outbox class %s was acknowledged up to %d, it knows %d", k, own.upTo, there.upTo)})

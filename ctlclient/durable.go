@@ -25,9 +25,12 @@ type DurableConfig struct {
 	Key     func() ([]byte, error) // the state key, asked for by Open; required; see [OutboxKey]
 	Caps    [NumClasses]int64      // bytes on disk, a class; default 64 MiB, 256 MiB, 1 GiB, 8 MiB
 	Reserve int64                  // bytes kept for alerts and identity on a full disk; default 16 MiB, negative for none
-	Alerts  alert.Sink             // told of damage; default: those of the link that it serves, or none
-	Logger  *zap.Logger            // default: none
-	Now     func() time.Time       // default time.Now
+
+	SegmentBytes int64 // of one file; default 8 MiB, at most an eighth of the class's cap
+
+	Alerts alert.Sink       // told of damage; default: those of the link that it serves, or none
+	Logger *zap.Logger      // default: none
+	Now    func() time.Time // default time.Now
 }
 
 // Durable is an [Outbox] on disk: what Append has taken of alerts, identity and
@@ -108,7 +111,7 @@ func (d *Durable) Open() error {
 	if err != nil {
 		return fmt.Errorf("open outbox: %w", err)
 	}
-	cfg := spool.Config{Dir: d.cfg.Dir, Key: key, Seal: sm4gcm.New, Reserve: d.cfg.Reserve, Event: d.event, Now: d.cfg.Now}
+	cfg := spool.Config{Dir: d.cfg.Dir, Key: key, Seal: sm4gcm.New, Reserve: d.cfg.Reserve, SegmentBytes: d.cfg.SegmentBytes, Event: d.event, Now: d.cfg.Now}
 	for c := range NumClasses {
 		cfg.Caps[classOf(c)] = d.cfg.Caps[c]
 	}

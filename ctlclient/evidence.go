@@ -55,6 +55,7 @@ type evidence struct {
 	mu    sync.Mutex
 	id    string                // guarded by mu
 	last  [NumClasses]*Evidence // guarded by mu; immutable
+	lapse [NumClasses]bool      // guarded by mu; the control center has forgotten what last says
 	dirty [NumClasses]bool      // guarded by mu
 	timer *time.Timer           // guarded by mu; nil: nothing to save
 }
@@ -124,17 +125,25 @@ func (e *evidence) at(c Class, sender string) place {
 	return place{0, wire.OutboxStart(e.id, sender, c.String())}
 }
 
+// lapsed notes that the control center no longer knows what it signed last; the
+// next acknowledgement keeps that as the former one.
+func (e *evidence) lapsed(c Class) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lapse[c] = true
+}
+
 // take keeps a verified acknowledgement.
 func (e *evidence) take(c Class, v Evidence) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if was := e.last[c]; was != nil {
 		v.Former = was.Former
-		if was.Outbox != v.Outbox || was.UpTo > v.UpTo {
+		if was.Outbox != v.Outbox || was.UpTo > v.UpTo || e.lapse[c] {
 			v.Former = &FormerEvidence{was.Outbox, was.UpTo, was.Head, was.At, was.Envelope}
 		}
 	}
-	e.last[c], e.dirty[c] = &v, true
+	e.last[c], e.lapse[c], e.dirty[c] = &v, false, true
 	if e.timer == nil {
 		e.timer = time.AfterFunc(saveEvidence, func() { _ = e.save() }) // the next one tries again
 	}

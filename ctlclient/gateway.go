@@ -38,18 +38,19 @@ type GatewayConfig struct {
 	RequestTimeout   time.Duration `yaml:"request_timeout"`   // one message and its answer; default 10 s
 	MaxListBytes     int64         `yaml:"max_list_bytes"`    // of a whole list; default 256 MiB
 
-	Crypto    profile.Profile `yaml:"-"` // by which protocol; default mixed, by TLCP
-	GatewayID string          `yaml:"-"` // required
-	DeviceID  string          `yaml:"-"` // required
-	IP        string          `yaml:"-"` // Table 4: where the gateway is reached; default: the address that the control center sees
-	Port      int             `yaml:"-"` // Table 4; default 443
-	Keys      *keystore.Store `yaml:"-"` // tls, sign, enc and the trust files; required
-	Handler   Handler         `yaml:"-"` // required
-	Profile   wire.Profile    `yaml:"-"`
-	Outbox    Outbox          `yaml:"-"` // default: a [Durable] in StateDir/outbox; Run opens and closes one
-	Alerts    alert.Sink      `yaml:"-"` // takes the link's own alerts, and should lead back to Raise; default: Raise itself
-	Delivered func(Delivery)  `yaml:"-"` // for each message that was answered or failed; must not block
-	Usage     func() Usage    `yaml:"-"` // default: this host's, by a [Probe] on StateDir
+	Crypto       profile.Profile `yaml:"-"` // by which protocol; default mixed, by TLCP
+	GatewayID    string          `yaml:"-"` // required
+	DeviceID     string          `yaml:"-"` // required
+	IP           string          `yaml:"-"` // Table 4: where the gateway is reached; default: the address that the control center sees
+	Port         int             `yaml:"-"` // Table 4; default 443
+	Keys         *keystore.Store `yaml:"-"` // tls, sign, enc and the trust files; required
+	Handler      Handler         `yaml:"-"` // required
+	Profile      wire.Profile    `yaml:"-"`
+	Outbox       Outbox          `yaml:"-"` // default: a [Durable] in StateDir/outbox; Run opens and closes one
+	OutboxConfig OutboxConfig    `yaml:"-"` // of that default
+	Alerts       alert.Sink      `yaml:"-"` // takes the link's own alerts, and should lead back to Raise; default: Raise itself
+	Delivered    func(Delivery)  `yaml:"-"` // for each message that was answered or failed; must not block
+	Usage        func() Usage    `yaml:"-"` // default: this host's, by a [Probe] on StateDir
 
 	StateHash func() wire.StateHash `yaml:"-"` // what Handler has in force; default: not reported
 	Freshness func() wire.Freshness `yaml:"-"` // how stale that is, by application; default: not reported
@@ -87,7 +88,9 @@ func (c *GatewayConfig) setDefaults() error {
 		c.Now = time.Now
 	}
 	if c.Outbox == nil && c.StateDir != "" {
-		c.Outbox = NewDurable(DurableConfig{Dir: filepath.Join(c.StateDir, "outbox"), Key: OutboxKey(c.Keys), Alerts: c.Alerts, Logger: c.Logger, Now: c.Now})
+		d := DurableConfig{Dir: filepath.Join(c.StateDir, "outbox"), Key: OutboxKey(c.Keys), Alerts: c.Alerts, Logger: c.Logger, Now: c.Now}
+		c.OutboxConfig.Apply(&d)
+		c.Outbox = NewDurable(d)
 	}
 	if c.Usage == nil {
 		c.Usage = NewProbe(c.StateDir).Usage

@@ -55,6 +55,7 @@ type reporter struct {
 
 	opened   chan struct{} // closed by open
 	queue    chan raised
+	audits   chan []byte   // audit records for the outbox
 	urgent   chan struct{} // an alert came: who waits to connect should not; capacity 1
 	refused  atomic.Uint64 // alerts that found queue full
 	rejected atomic.Uint64 // reports that the control center refused for good
@@ -73,7 +74,7 @@ type raised struct {
 }
 
 func newReporter(out Outbox, call *caller, log *zap.Logger, now func() time.Time, path map[string]string) *reporter {
-	r := &reporter{out: out, call: call, log: log, now: now, path: path, opened: make(chan struct{}), queue: make(chan raised, alertQueue),
+	r := &reporter{out: out, call: call, log: log, now: now, path: path, opened: make(chan struct{}), queue: make(chan raised, alertQueue), audits: make(chan []byte, auditQueue),
 		urgent: make(chan struct{}, 1), sent: map[string]time.Time{}}
 	r.delivery.late = func(a alert.Alert) { r.own.Raise(a) }
 	for c := range r.wake {
@@ -145,6 +146,32 @@ func (r *reporter) pump(ctx context.Context) {
 	}
 }
 
+// pumpAudit moves audit records to the outbox until ctx ends, and then what the
+// queue still holds.
+func (r *reporter) pumpAudit(ctx context.Context) {
+	for {
+		select {
+		case line := <-r.audits:
+			r.keepAudit(ctx, line)
+		case <-ctx.Done():
+			for {
+				select {
+				case line := <-r.audits:
+					r.keepAudit(context.WithoutCancel(ctx), line)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (r *reporter) keepAudit(ctx context.Context, line []byte) {
+	if err := r.keep(ctx, ClassAudit, wire.TypeAudit, r.now(), nil, line, begun{}); err != nil {
+		r.log.Error("audit record not stored", zap.Error(err))
+	}
+}
+
 func (r *reporter) store(ctx context.Context, a raised) {
 	kind, m := r.alert(a.Alert)
 	if err := r.put(ctx, ClassAlert, kind, a.Time, nil, m, begun{a.at, a.outage}); err != nil {
@@ -163,10 +190,17 @@ func (r *reporter) put(ctx context.Context, c Class, msgType string, at time.Tim
 		r.dropped[c].Add(1)
 		return fmt.Errorf("make report: %w", err)
 	}
+	return r.keep(ctx, c, msgType, at, ext, body, b)
+}
+
+// keep puts a body into the outbox. b is zero for what is not timed.
+func (r *reporter) keep(ctx context.Context, c Class, msgType string, at time.Time, ext map[string]jsontext.Value, body []byte, b begun) error {
 	id := rand.Text()
 	payload, err := json.Marshal(Report{Type: msgType, MsgID: id, At: at, Ext: ext, Body: body}, json.Deterministic(true))
 	if err == nil {
-		r.delivery.begin(id, b)
+		if !b.at.IsZero() {
+			r.delivery.begin(id, b)
+		}
 		_, err = r.out.Append(ctx, c, payload)
 	}
 	if err != nil {

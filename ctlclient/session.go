@@ -32,6 +32,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var all errgroup.Group
 	all.Go(func() error { g.reports.open(); return nil })
 	all.Go(func() error { g.reports.pump(ctx); return nil })
+	all.Go(func() error { g.reports.pumpAudit(ctx); return nil })
 	all.Go(func() error { g.reportStatus(ctx); return nil })
 	all.Go(func() error { g.bufferIdentity(ctx); return nil })
 	g.keepSession(ctx)

@@ -21,6 +21,10 @@ func (g *Gateway) adminHandler() http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { adminsock.Reply(w, g.Status()) })
 	mux.HandleFunc("GET /sessions", func(w http.ResponseWriter, _ *http.Request) { adminsock.Reply(w, g.access.Sessions()) })
 	mux.HandleFunc("GET /tunnels", func(w http.ResponseWriter, _ *http.Request) { adminsock.Reply(w, g.tunnel.Tunnels()) })
+	if g.link != nil {
+		mux.Handle("GET /outbox", g.link.OutboxHandler())
+		mux.Handle("GET /outbox/prove", g.link.OutboxHandler())
+	}
 	mux.HandleFunc("POST /sessions/cut", g.adminCut)
 	mux.HandleFunc("POST /reload", g.adminReload)
 	mux.HandleFunc("POST /explain", g.adminExplain)

@@ -21,6 +21,7 @@ import (
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/crypto/profile"
+	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/gateway/listen"
 	"github.com/yumen-zt/yumen/proxy"
 	"github.com/yumen-zt/yumen/proxy/login"
@@ -42,9 +43,10 @@ type Config struct {
 	Crypto       CryptoConfig      `yaml:"crypto"`       // which protocols are served
 	Limits       listen.Limits     `yaml:"limits"`       // before authentication
 
-	Control *ControlConfig `yaml:"control"` // the control center; default: lists come from files
-	Lists   *ListsConfig   `yaml:"lists"`   // signed lists from files, instead of a control center
-	Login   *login.Config  `yaml:"login"`   // sign-in of browsers; default: client certificates only
+	Control *ControlConfig         `yaml:"control"` // the control center; default: lists come from files
+	Outbox  ctlclient.OutboxConfig `yaml:"outbox"`  // reports that wait for the control center
+	Lists   *ListsConfig           `yaml:"lists"`   // signed lists from files, instead of a control center
+	Login   *login.Config          `yaml:"login"`   // sign-in of browsers; default: client certificates only
 
 	Apps           []apps.AppConfig `yaml:"apps"`
 	ConnectTimeout time.Duration    `yaml:"connect_timeout"` // to an application; default 2s
@@ -139,6 +141,7 @@ type AuditConfig struct {
 	File     string `yaml:"file"`      // default state_dir/audit.jsonl
 	MaxBytes int64  `yaml:"max_bytes"` // of one file before it is rotated; default 64 MiB
 	Keep     int    `yaml:"keep"`      // rotated files; default 16
+	Send     string `yaml:"send"`      // to the control center, through the outbox: off (default), ends (all but allowed requests), all
 }
 
 // LogConfig is the gateway's own log.
@@ -188,6 +191,7 @@ func (c *Config) complete() {
 	at(&c.Keys.Dir, "keys")
 	at(&c.Keys.PassphraseFile, "passphrase")
 	at(&c.Admin.Socket, filepath.Join(c.StateDir, "admin.sock"))
+	at(&c.Outbox.Dir, filepath.Join(c.StateDir, "outbox"))
 	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
 	for i := range c.Certificates {
 		for _, p := range c.Certificates[i].paths() {
@@ -279,6 +283,16 @@ func (c *Config) Validate() error {
 	if c.Audit.MaxBytes < 0 {
 		fault("audit.max_bytes", "negative")
 	}
+	switch c.Audit.Send {
+	case "", "off":
+	case "ends", "all":
+		if c.Control == nil {
+			fault("audit.send", "there is no control center to send to (set control.url, or off)")
+		}
+	default:
+		fault("audit.send", "%q is none of off, ends, all", c.Audit.Send)
+	}
+	lines("", c.Outbox.Validate("outbox."))
 	if c.Audit.Keep < 0 {
 		fault("audit.keep", "negative")
 	}

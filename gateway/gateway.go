@@ -60,6 +60,7 @@ type Gateway struct {
 	registry   *prometheus.Registry
 	alerts     *alerts
 	audit      *audit.File
+	auditUp    *auditUp // nil: audit records stay here
 	access     *access.Access
 	revoked    *revoked
 	lists      *lists
@@ -118,9 +119,11 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 		return nil, err
 	}
 	g.alerts = newAlerts(g.log, g.now)
-	if g.audit, err = audit.OpenFile(audit.FileConfig{
-		Path: cfg.Audit.File, MaxBytes: cfg.Audit.MaxBytes, Keep: cfg.Audit.Keep, Alerts: g.alerts, Now: g.now,
-	}); err != nil {
+	fc := audit.FileConfig{Path: cfg.Audit.File, MaxBytes: cfg.Audit.MaxBytes, Keep: cfg.Audit.Keep, Alerts: g.alerts, Now: g.now}
+	if g.auditUp = newAuditUp(cfg.Audit.Send); g.auditUp != nil {
+		fc.Also = g.auditUp
+	}
+	if g.audit, err = audit.OpenFile(fc); err != nil {
 		return nil, err
 	}
 	g.access = access.New(access.Config{
@@ -266,7 +269,7 @@ func (g *Gateway) connect(cfg *Config) error {
 	}
 	lc := ctlclient.GatewayConfig{
 		URL: cfg.Control.URL, DeviceName: cfg.Name, StateDir: cfg.StateDir, GatewayID: g.id, DeviceID: g.device,
-		Keys: g.keys, Crypto: cfg.Crypto.Profile, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now, Delivered: linkLatency(g.registry),
+		Keys: g.keys, Crypto: cfg.Crypto.Profile, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now, Delivered: linkLatency(g.registry), OutboxConfig: cfg.Outbox,
 		StateHash: func() wire.StateHash { return g.access.Snapshot().StateHash() }, Freshness: g.freshness, Contact: g.access.Contact,
 	}
 	if lc.Port, err = net.LookupPort("tcp", port); err != nil {
@@ -282,6 +285,9 @@ func (g *Gateway) connect(cfg *Config) error {
 	}
 	if g.link, err = ctlclient.NewGateway(lc); err != nil {
 		return err
+	}
+	if g.auditUp != nil {
+		g.auditUp.link.Store(g.link)
 	}
 	var up alert.Sink = g.link
 	g.alerts.up.Store(&up)

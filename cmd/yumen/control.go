@@ -33,7 +33,7 @@ gateways and agents what is theirs. Begin with:  yumen control init --dir DIR --
 	t := &controlTarget{}
 	cmd.PersistentFlags().StringVarP(&t.file, "config", "c", os.Getenv("YUMEN_CONTROL_CONFIG"), "configuration file (also $YUMEN_CONTROL_CONFIG; default ./control.yaml)")
 	cmd.PersistentFlags().StringVar(&t.socket, "socket", os.Getenv("YUMEN_CONTROL_SOCKET"), "admin socket of the running control center (also $YUMEN_CONTROL_SOCKET; default: the configuration's)")
-	cmd.AddCommand(controlInitCmd(), controlRunCmd(t), controlStatusCmd(t), controlEventsCmd(t),
+	cmd.AddCommand(controlInitCmd(), controlRunCmd(t), controlStatusCmd(t), controlOutboxCmd(t), controlEventsCmd(t),
 		controlUserCmd(t), controlDeviceCmd(t), controlAppCmd(t), controlGrantCmd(t), controlPolicyCmd(t), controlSubjectCmd(t),
 		controlLockCmd(t), controlUnlockCmd(t), controlLocksCmd(t), controlSessionsCmd(t), controlSignOutCmd(t), controlChaosCmd(t))
 	return cmd

@@ -47,6 +47,12 @@ func appendLine(b []byte, r *Record) []byte {
 	return append(b, "}\n"...)
 }
 
+// AppendJSON appends r as a JSON object, as the file has it.
+func (r *Record) AppendJSON(b []byte) []byte {
+	b = appendLine(b, r)
+	return b[:len(b)-1]
+}
+
 func appendField(b []byte, name, value string) []byte {
 	if value == "" {
 		return b

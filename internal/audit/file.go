@@ -27,6 +27,7 @@ type FileConfig struct {
 	Sync     time.Duration    // longest time until a record is on the disk; default 1 s
 	Alerts   alert.Sink       // told of drops, at most once a minute; default none
 	Now      func() time.Time // default time.Now
+	Also     Sink             // gets every record, too; default none
 }
 
 // FileStats are the figures of a [File] since it was opened.
@@ -122,6 +123,9 @@ func (a *File) open() error {
 
 // Write implements [Sink]. After Close every record is counted as dropped.
 func (a *File) Write(r *Record) {
+	if a.cfg.Also != nil {
+		a.cfg.Also.Write(r)
+	}
 	line := a.lines.Get().(*[]byte)
 	*line = appendLine((*line)[:0], r)
 	a.mu.Lock()

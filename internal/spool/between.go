@@ -95,3 +95,31 @@ func (s *Spool) Unsynced(c Class) bool {
 	defer l.mu.Unlock()
 	return l.open != nil || len(l.unsynced) > 0
 }
+
+// Split counts, of the numbers from to to beyond covered, those that are settled
+// and in no gap, and those that wait.
+func (s *Spool) Split(c Class, from, to, covered uint64) (settled, waiting uint64, err error) {
+	l, err := s.log(c)
+	if err != nil {
+		return 0, 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	from, to = max(from, covered+1), min(to, l.synced)
+	if from > to {
+		return 0, 0, nil
+	}
+	var lost spans
+	for _, g := range l.known {
+		if g.To >= from && g.From <= to {
+			lost.add(max(g.From, from), min(g.To, to))
+		}
+	}
+	open := spans(l.done.without(from, to))
+	waiting = open.count()
+	both := append(spans(nil), lost...)
+	for _, p := range open {
+		both.add(p.from, p.to)
+	}
+	return to - from + 1 - both.count(), waiting, nil
+}
