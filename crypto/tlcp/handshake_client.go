@@ -21,6 +21,7 @@ type clientHandshake struct {
 	asked   *certificateRequest
 	log     transcript
 	master  []byte
+	keys    derivation // from master, once establishKeys has run
 	peer    *peer
 	session *Session // offered
 }
@@ -335,7 +336,7 @@ func (h *clientHandshake) finish() error {
 	if err != nil {
 		return err
 	}
-	if err := h.c.readFinished(&h.log, h.master, labelServerFinished); err != nil {
+	if err := h.c.readFinished(&h.log, h.keys, labelServerFinished); err != nil {
 		return err
 	}
 	if h.config.SessionCache != nil && (len(ticket) > 0 || len(h.reply.sessionID) > 0) {
@@ -360,7 +361,7 @@ func (h *clientHandshake) resume() error {
 	if err != nil {
 		return err
 	}
-	if err := h.c.readFinished(&h.log, h.master, labelServerFinished); err != nil {
+	if err := h.c.readFinished(&h.log, h.keys, labelServerFinished); err != nil {
 		return err
 	}
 	if err := h.sendFinished(); err != nil {
@@ -391,7 +392,8 @@ func (h *clientHandshake) readTicket() ([]byte, error) {
 }
 
 func (h *clientHandshake) establishKeys() error {
-	k := keysFromMaster(h.suite, h.master, h.hello.random, h.reply.random)
+	h.keys = newDerivation(h.master)
+	k := keysFromMaster(h.suite, h.keys, h.hello.random, h.reply.random)
 	var err error
 	if h.c.out.next, err = h.suite.protect(k.clientKey, k.clientMAC, k.clientIV, false); err == nil {
 		h.c.in.next, err = h.suite.protect(k.serverKey, k.serverMAC, k.serverIV, true)
@@ -406,7 +408,7 @@ func (h *clientHandshake) sendFinished() error {
 	if err := h.c.writeChangeCipherSpec(); err != nil {
 		return err
 	}
-	return h.send((&finishedMsg{h.log.finished(h.master, labelClientFinished)}).marshal())
+	return h.send((&finishedMsg{h.log.finished(h.keys, labelClientFinished)}).marshal())
 }
 
 func (h *clientHandshake) verifyConnection(resumed bool) error {

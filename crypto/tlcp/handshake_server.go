@@ -23,6 +23,7 @@ type serverHandshake struct {
 	pair   *Pair
 	log    transcript
 	master []byte
+	keys   derivation // from master, once establishKeys has run
 
 	ephemeral *ecdh.PrivateKey // ECDHE
 	session   *Session         // to be resumed; nil: full handshake
@@ -330,7 +331,8 @@ func (h *serverHandshake) finish() error {
 }
 
 func (h *serverHandshake) establishKeys() error {
-	k := keysFromMaster(h.suite, h.master, h.hello.random, h.reply.random)
+	h.keys = newDerivation(h.master)
+	k := keysFromMaster(h.suite, h.keys, h.hello.random, h.reply.random)
 	var err error
 	if h.c.in.next, err = h.suite.protect(k.clientKey, k.clientMAC, k.clientIV, true); err == nil {
 		h.c.out.next, err = h.suite.protect(k.serverKey, k.serverMAC, k.serverIV, false)
@@ -342,7 +344,7 @@ func (h *serverHandshake) establishKeys() error {
 }
 
 func (h *serverHandshake) readFinished() error {
-	return h.c.readFinished(&h.log, h.master, labelClientFinished)
+	return h.c.readFinished(&h.log, h.keys, labelClientFinished)
 }
 
 // sendFinished sends the ticket that the hello promised, ChangeCipherSpec and
@@ -358,11 +360,11 @@ func (h *serverHandshake) sendFinished(ticket []byte) error {
 	if err := h.c.writeChangeCipherSpec(); err != nil {
 		return err
 	}
-	return h.send((&finishedMsg{h.log.finished(h.master, labelServerFinished)}).marshal())
+	return h.send((&finishedMsg{h.log.finished(h.keys, labelServerFinished)}).marshal())
 }
 
 // readFinished reads ChangeCipherSpec and the peer's Finished, and checks it.
-func (c *Conn) readFinished(log *transcript, master []byte, label string) error {
+func (c *Conn) readFinished(log *transcript, master derivation, label string) error {
 	if err := c.readChangeCipherSpec(); err != nil {
 		return err
 	}

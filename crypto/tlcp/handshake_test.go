@@ -448,7 +448,7 @@ func TestNothingFollowsFinished(t *testing.T) {
 		if err := errors.Join(h.sendKeys(params), h.establishKeys(), c.writeChangeCipherSpec()); err != nil {
 			return err
 		}
-		finished := (&finishedMsg{h.log.finished(h.master, labelClientFinished)}).marshal()
+		finished := (&finishedMsg{h.log.finished(newDerivation(h.master), labelClientFinished)}).marshal()
 		if err := h.send(append(finished, 0)); err != nil {
 			return err
 		}

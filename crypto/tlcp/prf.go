@@ -22,12 +22,29 @@ const (
 // prf fills out with the pseudo random function of §6.5: P_hash of RFC 5246 §5
 // over HMAC-SM3.
 func prf(out, secret []byte, label string, seeds ...[]byte) {
-	var seed []byte
+	newDerivation(secret).fill(out, label, seeds...)
+}
+
+// derivation is the pseudo random function under one secret. SM3 is a good part
+// of what a handshake costs, so what it makes of the secret is kept for all
+// that is derived. It is for one goroutine.
+type derivation struct{ mac hash.Hash }
+
+func newDerivation(secret []byte) derivation {
+	d := derivation{hmac.New(sm3.New, secret)}
+	d.mac.Reset() // from the first Reset on the state behind the secret is kept
+	return d
+}
+
+// fill is [prf].
+func (d derivation) fill(out []byte, label string, seeds ...[]byte) {
+	seed := make([]byte, 0, 96)
 	seed = append(seed, label...)
 	for _, s := range seeds {
 		seed = append(seed, s...)
 	}
-	h := hmac.New(sm3.New, secret)
+	h := d.mac
+	h.Reset()
 	h.Write(seed)
 	a := h.Sum(nil) // A(1)
 	var block [sm3.Size]byte
@@ -57,9 +74,9 @@ type keyBlock struct {
 	clientMAC, serverMAC, clientKey, serverKey, clientIV, serverIV []byte
 }
 
-func keysFromMaster(s *cipherSuite, master, clientRandom, serverRandom []byte) keyBlock {
+func keysFromMaster(s *cipherSuite, master derivation, clientRandom, serverRandom []byte) keyBlock {
 	b := make([]byte, 2*(s.macLen+keyLen+s.ivLen))
-	prf(b, master, labelKeyExpansion, serverRandom, clientRandom)
+	master.fill(b, labelKeyExpansion, serverRandom, clientRandom)
 	take := func(n int) []byte {
 		t := b[:n:n]
 		b = b[n:]
@@ -78,9 +95,9 @@ func (t transcript) add(msg []byte) { t.h.Write(msg) }
 func (t transcript) sum() []byte { return t.h.Sum(nil) }
 
 // finished returns the verify_data of §6.4.5.9 for the messages so far.
-func (t transcript) finished(master []byte, label string) []byte {
+func (t transcript) finished(master derivation, label string) []byte {
 	out := make([]byte, verifyDataLen)
-	prf(out, master, label, t.sum())
+	master.fill(out, label, t.sum())
 	return out
 }
 

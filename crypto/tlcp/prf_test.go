@@ -59,7 +59,7 @@ func TestPRF(t *testing.T) {
 
 func TestKeyBlockOrder(t *testing.T) {
 	for _, s := range suites {
-		k := keysFromMaster(s, ascending(48), ascending(32), make([]byte, 32))
+		k := keysFromMaster(s, newDerivation(ascending(48)), ascending(32), make([]byte, 32))
 		all := bytes.Join([][]byte{k.clientMAC, k.serverMAC, k.clientKey, k.serverKey, k.clientIV, k.serverIV}, nil)
 		want := make([]byte, len(all))
 		prf(want, ascending(48), labelKeyExpansion, make([]byte, 32), ascending(32))
@@ -109,5 +109,19 @@ func TestKeyAgreement(t *testing.T) {
 	}
 	if want := unhex(t, kAB); !bytes.HasPrefix(server, want) {
 		t.Errorf("got %x, want %x in front", server, want)
+	}
+}
+
+// BenchmarkDerive derives what one full handshake needs.
+func BenchmarkDerive(b *testing.B) {
+	premaster, randoms, digest := ascending(48), ascending(64), ascending(32)
+	s := suiteByID(ECC_SM4_GCM_SM3)
+	b.ReportAllocs()
+	for b.Loop() {
+		d := newDerivation(masterSecret(premaster, randoms[:32], randoms[32:]))
+		keysFromMaster(s, d, randoms[:32], randoms[32:])
+		var verify [2 * verifyDataLen]byte
+		d.fill(verify[:verifyDataLen], labelClientFinished, digest)
+		d.fill(verify[verifyDataLen:], labelServerFinished, digest)
 	}
 }
