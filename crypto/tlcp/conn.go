@@ -173,8 +173,9 @@ func (c *Conn) afterHandshake(payload []byte) error {
 	return c.sendAlert(levelWarning, AlertNoRenegotiation)
 }
 
-// Write sends b in records of at most 16 KiB. An error is final for this
-// direction, a timeout too: part of a record may be sent.
+// Write sends b in records of at most 16 KiB, of which a few go to the transport
+// at a time. An error is final for this direction, a timeout too: part of a
+// record may be sent, and what was sealed with it is lost.
 func (c *Conn) Write(b []byte) (int, error) {
 	if err := c.Handshake(); err != nil {
 		return 0, err
@@ -191,14 +192,27 @@ func (c *Conn) Write(b []byte) (int, error) {
 	case len(b) == 0:
 		return 0, nil
 	}
-	buf := recordPool.Get().(*[]byte)
-	defer recordPool.Put(buf)
+	pool := &recordPool
+	if len(b) > maxPlaintext {
+		pool = &batchPool
+	}
+	buf := pool.Get().(*[]byte)
+	defer pool.Put(buf)
 	n := 0
 	for len(b) > 0 {
-		m := min(len(b), maxPlaintext)
-		rec, err := c.out.seal((*buf)[:0], recordApplicationData, b[:m], c.config.rand())
+		batch, err := (*buf)[:0], error(nil)
+		m := 0 // bytes of b in the batch
+		for range batchRecords {
+			piece := b[m:min(len(b), m+maxPlaintext)]
+			if batch, err = c.out.seal(batch, recordApplicationData, piece, c.config.rand()); err != nil {
+				break
+			}
+			if m += len(piece); m == len(b) {
+				break
+			}
+		}
 		if err == nil {
-			_, err = c.conn.Write(rec)
+			_, err = c.conn.Write(batch)
 		}
 		if err != nil {
 			c.out.err = err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -331,5 +332,53 @@ func TestIdleConnectionHoldsLittle(t *testing.T) {
 	}
 	if cap(s.flight) > 64 || cap(s.hand) > 0 {
 		t.Errorf("the handshake left %d + %d bytes", cap(s.flight), cap(s.hand))
+	}
+}
+
+// countedWrites counts what goes to the transport.
+type countedWrites struct {
+	net.Conn
+	n int
+}
+
+func (c *countedWrites) Write(b []byte) (int, error) {
+	c.n++
+	return c.Conn.Write(b)
+}
+
+// TestLargeWritesAreJoined: up to four records go to the transport in one
+// write, and what arrives is what was written.
+func TestLargeWritesAreJoined(t *testing.T) {
+	site := newSite(t)
+	for _, suite := range []uint16{ECC_SM4_GCM_SM3, ECC_SM4_CBC_SM3} {
+		s, c := mustHandshake(t, "tcp4", first(site.configs(suite, false)), second(site.configs(suite, false)))
+		counted := &countedWrites{Conn: c.conn}
+		c.conn = counted
+		for _, size := range []int{1, maxPlaintext, maxPlaintext + 1, batchRecords * maxPlaintext, batchRecords*maxPlaintext + 1, 9*maxPlaintext + 7} {
+			data := make([]byte, size)
+			for i := range data {
+				data[i] = byte(i*31 + i>>14)
+			}
+			counted.n = 0
+			sent := make(chan error, 1)
+			go func() {
+				n, err := c.Write(data)
+				if err == nil && n != size {
+					err = fmt.Errorf("Write returned %d", n)
+				}
+				sent <- err
+			}()
+			got := make([]byte, size)
+			_, err := io.ReadFull(s, got)
+			if err = errors.Join(err, <-sent); err != nil {
+				t.Fatalf("%s, %d bytes: %v", CipherSuiteName(suite), size, err)
+			}
+			if !bytes.Equal(got, data) {
+				t.Errorf("%s, %d bytes: other bytes arrived", CipherSuiteName(suite), size)
+			}
+			if want := (size-1)/(batchRecords*maxPlaintext) + 1; counted.n != want {
+				t.Errorf("%s, %d bytes: %d writes to the transport, want %d", CipherSuiteName(suite), size, counted.n, want)
+			}
+		}
 	}
 }
