@@ -46,3 +46,4 @@ bench: build ## the figures of the design, with peers side by side
 	@test/needs.sh bench
 	$(GO) test -run='^$$' -bench=. -benchmem ./bench/access/...
 	bench/http/run.sh
+	$(GO) run ./bench/tlcp
