@@ -32,8 +32,8 @@ func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err erro
 		linger(tcp)
 	}
 	tcp.Close()
-	if r == reason.ClientGone {
-		return // a probe or a health check that said nothing
+	if r == reason.ClientGone || r == reason.TLCPPreferred {
+		return // a probe or a health check that said nothing; a browser that comes back
 	}
 	now := p.cfg.Now()
 	if ok, missed := p.told.allow(now); ok {
@@ -41,9 +41,7 @@ func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err erro
 	} else {
 		p.metrics.untold.Inc()
 	}
-	if r != reason.TLCPPreferred { // which is a good sign
-		p.cfg.Alerts.Raise(alert.Alert{Code: alert.HandshakeFaults, Reason: r, Remote: remote.Addr().String(), Detail: c.SNI})
-	}
+	p.cfg.Alerts.Raise(alert.Alert{Code: alert.HandshakeFaults, Reason: r, Remote: remote.Addr().String(), Detail: c.SNI})
 }
 
 // tell writes the log line and the audit record of a failed handshake.

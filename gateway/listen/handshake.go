@@ -171,12 +171,12 @@ func (f *Faces) admits(h *hello.Hello) *refusal {
 		return no(alertVersion, reason.TLCPRefused, "there are no TLCP certificates")
 	case h.TLCP():
 		return nil
+	case f.Pair != nil && h.ListsTLCP() && (f.NoTLS || f.PreferTLCP):
+		return no(alertHandshake, reason.TLCPPreferred, "the client also speaks TLCP")
 	case f.NoTLS:
 		return no(alertVersion, reason.TLSRefused, "the profile is gm: TLCP only")
 	case h.Newest() < hello.VersionTLS12:
 		return no(alertVersion, reason.TLSVersion, fmt.Sprintf("offered at most 0x%04x", h.Newest()))
-	case f.PreferTLCP && f.Pair != nil && h.ListsTLCP():
-		return no(alertHandshake, reason.TLCPPreferred, "the client also speaks TLCP")
 	}
 	return nil
 }

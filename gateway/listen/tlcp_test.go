@@ -380,6 +380,13 @@ func TestPreferTLCP(t *testing.T) {
 	if _, got, err := f.dial(t, &tls.Config{ServerName: "app.example"}); err != nil || !strings.HasPrefix(got, "tls1.3") {
 		t.Errorf("another TLS client: %q, %v", got, err)
 	}
+	f.port.SetFaces(f.faces(func(s *Faces) { s.NoTLS = true }))
+	if got := say(); got[0] != 21 || got[5] != 2 || got[6] != 40 {
+		t.Errorf("at gm it gets % x, want handshake_failure, at which it tries TLCP", got)
+	}
+	if n := len(f.audited()); n != 0 {
+		t.Errorf("%d audit records of browsers that come back", n)
+	}
 	if _, _, err := f.tlcp(t, &tlcp.Config{ServerName: "app.example"}); err != nil {
 		t.Errorf("the browser's second attempt: %v", err)
 	}
