@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -54,10 +57,19 @@ func silenceOf(h http.Header) time.Duration {
 // maxEvent bounds one event: a delta is one message.
 const maxEvent = wire.MaxMessage + 4096
 
-// push reads the push stream until ctx or the stream ends. When the stream
-// falls silent, a second one is opened beside it and takes over: a revocation
-// does not wait for a connection whose packets vanish. A control center that
-// has no push stream leaves it at the pulls.
+// The bounds of a stream that cannot be opened, or breaks.
+const (
+	openLimit  = 5 * time.Second // connection, handshake and head: four round trips
+	openFaults = 5               // in a row end the session
+	pauseFirst = 250 * time.Millisecond
+	pauseMost  = 5 * time.Second
+)
+
+// push keeps a push stream until ctx ends. When it falls silent, a second one
+// is opened beside it and takes over: a revocation does not wait for a
+// connection whose packets vanish. One that breaks is opened again in the same
+// session, and the lists are pulled meanwhile; when none can be opened the
+// session ends. A control center that has no push stream leaves it at the pulls.
 func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 	defer g.set(func(s *GatewayStatus) { s.Push = false })
 	type end struct {
@@ -84,12 +96,15 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 		})
 		return st
 	}
-	cur := start(nil)
-	var next *pushStream
+	pause := pauseFirst
+	faults, broke := 0, false
+	again := time.NewTimer(0)
+	defer again.Stop()
+	var cur, next *pushStream // next is being opened to take cur's place
 	for {
-		silent := cur.silent
-		if next != nil {
-			silent = nil
+		var silent <-chan struct{}
+		if cur != nil && next == nil {
+			silent = cur.silent
 		}
 		select {
 		case <-ctx.Done():
@@ -97,14 +112,52 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 		case <-silent:
 			g.log.Warn("push stream is silent, opening another")
 			g.set(func(s *GatewayStatus) { s.Reopened++ })
+			again.Stop()
 			next = start(cur)
+		case <-again.C:
+			if cur == nil {
+				if broke { // it shows at once that we are there (§7.3.4)
+					g.addStatus(ctx, "run")
+				}
+				cur = start(nil)
+			} else if next == nil {
+				next = start(cur)
+			}
 		case e := <-ends:
-			if e.st != cur || next == nil {
+			replaced := e.st == cur && next != nil
+			if e.st == next {
+				next = nil
+			} else {
+				cur, next = next, nil
+			}
+			if replaced {
+				continue
+			}
+			switch faults++; {
+			case e.st.opened:
+				faults = 0
+			case errors.Is(e.err, errNotIdentified), noConnection(e.err), faults >= openFaults:
 				return e.err
 			}
-			cur, next = next, nil
+			if e.st.lived >= steady {
+				pause = pauseFirst
+			}
+			g.log.Warn("push stream broke, opening another", zap.Error(e.err), zap.Duration("retry_in", pause))
+			again.Reset(sooner(pause))
+			pause, broke = min(2*pause, pauseMost), true
+			select {
+			case out <- event{kind: eventOpen}: // pull now
+			case <-ctx.Done():
+			}
 		}
+		g.set(func(s *GatewayStatus) { s.Push = cur != nil && cur.isOpen.Load() })
 	}
+}
+
+// noConnection reports whether err says that no connection was made.
+func noConnection(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 // pushStream is one push stream; run is for one goroutine.
@@ -115,6 +168,10 @@ type pushStream struct {
 	stop   context.CancelFunc
 	silent chan struct{} // capacity 1; told when it has said nothing for too long
 	ended  chan struct{} // closed after run
+	isOpen atomic.Bool
+
+	opened bool          // after run: it was open
+	lived  time.Duration // after run: how long
 }
 
 func (st *pushStream) send(ctx context.Context, e event) error {
@@ -128,11 +185,24 @@ func (st *pushStream) send(ctx context.Context, e event) error {
 
 func (st *pushStream) run(ctx context.Context) error {
 	g := st.g
-	resp, err := st.open(ctx)
+	late := time.AfterFunc(openLimit, st.stop)
+	resp, err := st.open(ctx, late)
+	if err == nil && !late.Stop() {
+		resp.Body.Close()
+		err = fmt.Errorf("%w: push stream: no answer for %v", ErrDown, openLimit)
+	}
 	if err != nil {
+		late.Stop()
 		return err
 	}
 	defer resp.Body.Close()
+	began := time.Now()
+	st.opened = true
+	st.isOpen.Store(true)
+	defer func() {
+		st.isOpen.Store(false)
+		st.lived = time.Since(began)
+	}()
 	if st.old != nil { // what it still says comes again
 		st.old.stop()
 		<-st.old.ended
@@ -173,7 +243,7 @@ func (st *pushStream) run(ctx context.Context) error {
 
 // open asks for the stream, from the last event that was applied on. Where
 // there is none, it waits for the end of ctx.
-func (st *pushStream) open(ctx context.Context) (*http.Response, error) {
+func (st *pushStream) open(ctx context.Context, late *time.Timer) (*http.Response, error) {
 	g := st.g
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.call.base+"/events", nil)
 	if err != nil {
@@ -199,6 +269,7 @@ func (st *pushStream) open(ctx context.Context) (*http.Response, error) {
 		err = errNotIdentified
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		g.log.Warn("control center has no push stream: lists are only pulled")
+		late.Stop()
 		if err = st.send(ctx, event{kind: eventOpen}); err == nil {
 			<-ctx.Done()
 			err = ctx.Err()

@@ -253,11 +253,16 @@ func TestR20_AHalfBrokenCenterIsMetWithPauses(t *testing.T) {
 				}
 				c.mu.Unlock()
 				s := g.Status()
-				// 1+2+4+...+60 s, then one try a minute; a try is at most 8 requests.
-				if n > 8*35 || early < 4 || time.Since(last) > 85*time.Second {
+				// 1+2+4+...+60 s, then one try a minute; a try is at most 8 requests,
+				// and 4 more for each of the five times that a stream is opened.
+				most := 8 * 35
+				if name == "garbageEvents" {
+					most = 28 * 35
+				}
+				if n > most || early < 4 || time.Since(last) > 85*time.Second {
 					t.Errorf("%d requests in 20 minutes, %d in the first, the last %v ago", n, early, time.Since(last))
 				}
-				if s.Failures < 15 || s.Failures > 35 || s.LastError == "" || e.version != 0 {
+				if s.Failures < 15 || s.Failures > 35 || s.LastError == "" || e.version != 0 && name != "garbageEvents" {
 					t.Errorf("status %+v, list version %d", s, e.version)
 				}
 				if lost := cfg.Alerts.(*alerts).count(alert.ControlLost); lost < 1 {

@@ -119,6 +119,9 @@ func (w *world) arrivals() map[string]time.Time {
 	w.must(err)
 	got, ids := map[string]time.Time{}, map[string]bool{}
 	for _, a := range all {
+		if a.MsgID == "" {
+			continue // how far an outbox is
+		}
 		if ids[a.Sender+a.MsgID] {
 			w.t.Errorf("message %s of %s was kept twice", a.MsgID, a.Sender)
 		}

@@ -1,0 +1,95 @@
+package fault
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/yumen-zt/yumen/control"
+	"github.com/yumen-zt/yumen/internal/alert"
+)
+
+// A control center that misbehaves, one way after the other, under alerts and
+// revocations: afterwards everything is there, once, and what it says wrongly
+// has changed nothing.
+func TestGCR002_M49_R20_ControlCenterMisbehaves(t *testing.T) {
+	for _, fault := range control.Faults {
+		t.Run(fault, func(t *testing.T) {
+			inBubble(t, nil, func(w *world) {
+				r := control.ChaosRule{Fault: fault, Probability: .3}
+				switch fault {
+				case "delay":
+					r.For = control.Duration(2 * time.Second)
+				case "stall":
+					r.Probability = .1
+				case "skew":
+					r.For, r.Probability = control.Duration(time.Hour), 1
+				}
+				ctx := context.Background()
+				_, err := w.site.Chaos(ctx, control.ChaosPlan{Seed: 5, Until: control.Duration(time.Hour), Steps: []control.ChaosStep{
+					{For: control.Duration(3 * time.Minute), Rules: []control.ChaosRule{r}},
+				}})
+				w.must(err)
+				rows, version, _ := w.gw.Rows()
+				stop := every(time.Second, w.raise)
+				time.Sleep(3 * time.Minute)
+				stop()
+				_, err = w.site.Chaos(ctx, control.ChaosPlan{})
+				w.must(err)
+				time.Sleep(2 * time.Minute) // the longest back-off
+				if now, v, _ := w.gw.Rows(); now != rows || v < version {
+					t.Errorf("%d rows of version %d are in force, before it were %d of %d", now, v, rows, version)
+				}
+				w.raise()
+				live := w.live()
+				if live > 3*time.Second {
+					t.Errorf("an alert after it took %v", live)
+				}
+				if took := w.lock(3 * time.Second); took > 3*time.Second {
+					t.Errorf("a revocation after it took %v", took)
+				}
+				w.settle(5 * time.Minute)
+				w.complete()
+				s := w.gw.Status()
+				t.Logf("%s: %d sessions, %d streams reopened, %d lists refused; a live alert after it took %v", fault, s.Sessions, s.Reopened, s.Refused, live)
+			})
+		})
+	}
+}
+
+// Answers that come 4 s late are late, and said to be: alert 2.015 (clause 7.2).
+func TestGCR002_M48_LateMessagesAreAlerted(t *testing.T) {
+	inBubble(t, nil, func(w *world) {
+		_, err := w.site.Chaos(context.Background(), control.ChaosPlan{Steps: []control.ChaosStep{
+			{Rules: []control.ChaosRule{{Fault: "delay", Match: "T11", For: control.Duration(4 * time.Second)}}},
+		}})
+		w.must(err)
+		w.raise()
+		time.Sleep(10 * time.Second)
+		if n := w.gw.Own.Count(alert.DeliveryLate); n != 1 || w.worst["T11"] < 4*time.Second {
+			t.Errorf("alert 2.015 was raised %d times, the worst T11 took %v; want once, for 4s", n, w.worst["T11"])
+		}
+	})
+}
+
+// Faults of half of the push stream's writes: a revocation is never later than
+// the longest pause and the pull behind it.
+func TestR20_PushStreamMisbehaves(t *testing.T) {
+	for _, fault := range []string{"drop", "drop-answer", "corrupt", "stall", "duplicate"} {
+		t.Run(fault, func(t *testing.T) {
+			inBubble(t, nil, func(w *world) {
+				_, err := w.site.Chaos(context.Background(), control.ChaosPlan{Seed: 3, Until: control.Duration(time.Hour), Steps: []control.ChaosStep{
+					{Rules: []control.ChaosRule{{Fault: fault, Match: "events", Probability: .5}}},
+				}})
+				w.must(err)
+				var worst time.Duration
+				for range 5 {
+					worst = max(worst, w.lock(75*time.Second))
+					w.unlock()
+					time.Sleep(61 * time.Second)
+				}
+				t.Logf("%s of half of the push stream's writes: worst revocation %v", fault, worst)
+			})
+		})
+	}
+}
