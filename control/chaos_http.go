@@ -18,7 +18,7 @@ var errNoChaos = errors.New("chaos is not allowed here (start the control center
 // tables names the table, or the kind, that a path of the links carries.
 var tables = map[string]string{
 	gatewayBase + "/identity": "T4", gatewayBase + "/lists/grants": "T6", gatewayBase + "/lists/policies": "T8", gatewayBase + "/events": "events",
-	gatewayBase + "/acks": wire.TypeAck, gatewayBase + "/status": "T10", gatewayBase + "/alerts": "T11", gatewayBase + "/subjects": wire.TypeSubject,
+	gatewayBase + "/acks": wire.TypeAck, gatewayBase + "/logouts": wire.TypeLogout, gatewayBase + "/status": "T10", gatewayBase + "/alerts": "T11", gatewayBase + "/subjects": wire.TypeSubject,
 	gatewayBase + "/outbox": wire.TypeOutbox, agentBase + "/outbox": wire.TypeOutbox,
 	agentBase + "/authentication": "T16", agentBase + "/resources": "T19", agentBase + "/status": "T21", agentBase + "/alerts": "T22", enrolPath: "enrol",
 }

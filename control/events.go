@@ -142,8 +142,8 @@ func (st *stream) versions(event string) error {
 			revoke = append(revoke, wireRevocation(r))
 		}
 	})
-	if len(revoke) > 0 {
-		d := wire.Delta{From: grants, To: grants, Timestamp: wire.FormatTime(st.s.cfg.Now()), Revoke: revoke}
+	for part := range slices.Chunk(revoke, 5*maxDeltaRows) {
+		d := wire.Delta{From: grants, To: grants, Timestamp: wire.FormatTime(st.s.cfg.Now()), Revoke: part}
 		if err := st.delta(&d); err != nil {
 			return err
 		}
@@ -231,6 +231,9 @@ func deltas(c *model.Change) []*wire.Delta {
 }
 
 func wireRevocation(r *model.Revocation) wire.Revocation {
+	if r.SessionID != "" {
+		return wire.Revocation{SessionID: r.SessionID}
+	}
 	return wire.Revocation{UserID: r.UserID, IssuedBefore: wire.FormatTime(r.IssuedBefore)}
 }
 

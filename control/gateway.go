@@ -5,11 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/yumen-zt/yumen/control/model"
+	"github.com/yumen-zt/yumen/control/store"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -138,6 +140,35 @@ func (s *Server) ack(_ context.Context, c *call) answer {
 		s.delivered(c.ID, m.Version)
 	}
 	s.hub.ack(c.ID, *m, s.cfg.Now())
+	return accept()
+}
+
+// maxLogoutLife is the longest that a log-out is remembered: no cookie lives
+// longer.
+const maxLogoutLife = 720 * time.Hour
+
+// logout is X.logout: a person signed out at one gateway. It is committed
+// before it is acknowledged, and pushed to every gateway as a revocation.
+func (s *Server) logout(_ context.Context, c *call) answer {
+	m, err := wire.DecodeExtension[wire.Logout](c.Body)
+	if err != nil {
+		return refuse("T5", reason.MessageInvalid, err.Error())
+	}
+	now := s.cfg.Now()
+	until, _ := wire.ParseTime(m.Until) // checked
+	if until.After(now.Add(maxLogoutLife)) {
+		until = now.Add(maxLogoutLife)
+	}
+	if !until.After(now) {
+		return accept() // it came late: the cookie is over
+	}
+	raw, err := json.Marshal(&model.Revocation{SessionID: m.SessionID, Until: until})
+	if err == nil {
+		_, err = s.commit(nil, store.Put(model.RevokedSessionKey(m.SessionID), raw))
+	}
+	if err != nil {
+		return refuse("T5", reason.InternalError, err.Error())
+	}
 	return accept()
 }
 

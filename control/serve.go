@@ -36,6 +36,7 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("POST "+gatewayBase+"/acks", s.message(gateway, wire.TypeAck, s.ack))
 	m.HandleFunc("POST "+gatewayBase+"/status", s.message(gateway, "T10", s.gatewayStatus))
 	m.HandleFunc("POST "+gatewayBase+"/alerts", s.message(gateway, "T11", s.gatewayAlert))
+	m.HandleFunc("POST "+gatewayBase+"/logouts", s.message(gateway, wire.TypeLogout, s.logout))
 	m.HandleFunc("POST "+gatewayBase+"/subjects", s.message(gateway, wire.TypeSubject, s.subject))
 	m.HandleFunc("POST "+agentBase+"/authentication", s.message(agent, "T16", s.authenticate))
 	m.HandleFunc("GET "+agentBase+"/resources", s.resources)

@@ -184,7 +184,7 @@ func NewGateway(cfg GatewayConfig) (*Gateway, error) {
 		cfg: cfg, call: call, verifier: v, log: cfg.Logger,
 		verified: make(chan verified), sync: make(chan struct{}, 1), whole: map[wire.ListName]bool{},
 	}
-	g.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T4": "/identity", "T10": "/status", "T11": "/alerts"})
+	g.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T4": "/identity", "T10": "/status", "T11": "/alerts", wire.TypeLogout: "/logouts"})
 	g.reports.alert = g.alertMessage
 	g.reports.delivery.tell = cfg.Delivered
 	g.reports.replied = func(_ *Report, m *envelope.Message) { g.differs(m) }
@@ -206,6 +206,21 @@ func (g *Gateway) Close() { g.state.close() }
 
 // Raise sends a to the control center as Table 11. It never blocks.
 func (g *Gateway) Raise(a alert.Alert) { g.reports.Raise(a) }
+
+// EndSession tells the control center that a person has signed out, so that the
+// session ends at the other gateways, too. It returns when that is kept, and is
+// sent as soon as the link is up. No cookie of the session lives beyond until.
+func (g *Gateway) EndSession(ctx context.Context, sessionID string, until time.Time) error {
+	m := &wire.Logout{SessionID: sessionID, Until: wire.FormatTime(until)}
+	if err := m.Check(); err != nil {
+		return err
+	}
+	body, err := wire.EncodeExtension(m)
+	if err != nil {
+		return err
+	}
+	return g.reports.keep(ctx, ClassIdentity, wire.TypeLogout, g.cfg.Now(), nil, body, begun{time.Now(), !g.reports.delivery.up.Load()})
+}
 
 // alertMessage makes Table 11 of a, its content in both languages of people.
 func (g *Gateway) alertMessage(a alert.Alert) (string, wire.Message) {

@@ -344,3 +344,32 @@ func TestStateHashDifferenceFetchesTheWholeList(t *testing.T) {
 		}
 	})
 }
+
+// A log-out of an outage reaches the control center when it is back, once.
+func TestGCR002_M119_LogoutIsKeptAndSent(t *testing.T) {
+	site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
+		g := newGateway(t, cfg)
+		defer run(t, g.Run)()
+		time.Sleep(5 * time.Second)
+		until := time.Now().Add(time.Hour)
+		must(t, g.EndSession(t.Context(), "sid1", until))
+		time.Sleep(time.Second)
+		c.setDead(true)
+		must(t, g.EndSession(t.Context(), "sid2", until))
+		if err := g.EndSession(t.Context(), "a/b", until); err == nil {
+			t.Error("a part of a session was taken for one")
+		}
+		time.Sleep(time.Minute)
+		c.setDead(false)
+		time.Sleep(75 * time.Second)
+		var got []string
+		for _, r := range c.of(wire.TypeLogout) {
+			m, err := wire.DecodeExtension[wire.Logout](r.body)
+			must(t, err)
+			got = append(got, m.SessionID)
+		}
+		if fmt.Sprint(got) != "[sid1 sid2]" {
+			t.Errorf("arrived: %v", got)
+		}
+	})
+}

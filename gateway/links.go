@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/apps/link"
@@ -83,11 +85,20 @@ func (g *Gateway) resolve(ctx context.Context, issuer, subject string) (string, 
 }
 
 // loggedOut ends a session everywhere: its id opens nothing any more, and what
-// flows in it, on whatever device, is cut.
-func (g *Gateway) loggedOut(sessionID string) {
+// flows in it, on whatever device, is cut; here at once, and at the other
+// gateways by the control center.
+func (g *Gateway) loggedOut(sessionID string, expires time.Time) {
 	revoke := []access.Revocation{{SessionID: sessionID}}
 	g.access.Narrow(access.Delta{Revoke: revoke})
 	g.remember(revoke)
+	if g.link == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := g.link.EndSession(ctx, sessionID, expires); err != nil {
+		g.log.Error("log-out not told to the control center, the session goes on at other gateways", zap.String("session_id", sessionID), zap.Error(err))
+	}
 }
 
 // denyPage is the refusal page of the sign-in, in both languages, and JSON for

@@ -245,7 +245,7 @@ func TestRevocationsOutliveARestart(t *testing.T) {
 		return why
 	}
 	g := open(now)
-	g.loggedOut("sid000000001")
+	g.loggedOut("sid000000001", time.Now().Add(time.Hour))
 	must(t, g.lists.Delta(t.Context(), &ctlclient.Delta{NarrowOnly: true, To: 1, Revoke: []wire.Revocation{{UserID: "USR00000007", IssuedBefore: "never"}}}))
 	g.close()
 	for i := range 2 {

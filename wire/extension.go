@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/go-json-experiment/json"
@@ -31,6 +32,7 @@ const (
 	TypeAck      = "X.ack"
 	TypeSubject  = "X.subject"
 	TypeHello    = "X.hello"
+	TypeLogout   = "X.logout"
 )
 
 // The keys of header.ext that the links use (Q31).
@@ -180,6 +182,24 @@ type Ack struct {
 	List    ListName `json:"list"`
 	Applied bool     `json:"applied"`
 	Result  string   `json:"result"`
+}
+
+// Logout is the body of X.logout: a person has signed out at a gateway, and the
+// session must end at the others.
+type Logout struct {
+	SessionID string `json:"sessionId"` // of the sign-in
+	Until     string `json:"until"`     // no cookie of it lives longer
+}
+
+// Check reports what is wrong with m.
+func (m *Logout) Check() error {
+	if n := len(m.SessionID); n == 0 || n > 64 || strings.ContainsFunc(m.SessionID, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' }) {
+		return errors.New("check log-out: sessionId has 1 to 64 printable characters and no slash")
+	}
+	if _, err := ParseTime(m.Until); err != nil {
+		return fmt.Errorf("check log-out: until: %w", err)
+	}
+	return nil
 }
 
 // SubjectQuery is the body of X.subject, asked: who is this subject of an

@@ -33,7 +33,7 @@ const (
 	KeyLock       = "lock/"       // + kind/id → Lock
 	KeySession    = "session/"    // + userId/deviceId → Session
 	KeySubject    = "subject/"    // + digest of issuer and subject → Subject
-	KeyRevocation = "revocation/" // + userId → Revocation
+	KeyRevocation = "revocation/" // + userId, or s/ and the id of a session → Revocation
 	KeyRefresh    = "refresh"     // written to give the lists a new version
 	KeySequence   = "sequence/"   // + prefix of an identifier → the last number given
 )
@@ -158,11 +158,12 @@ type Subject struct {
 	UserID  string `json:"user_id"`
 }
 
-// Revocation ends a user's sessions that began before a time. It is kept until
-// Until, for gateways that were away.
+// Revocation ends a user's sessions that began before a time, or one session
+// that was signed out. It is kept until Until, for gateways that were away.
 type Revocation struct {
-	UserID       string    `json:"user_id"`
-	IssuedBefore time.Time `json:"issued_before"`
+	UserID       string    `json:"user_id,omitzero"`
+	IssuedBefore time.Time `json:"issued_before,omitzero"`
+	SessionID    string    `json:"session_id,omitzero"` // in place of both: this session, however old
 	Until        time.Time `json:"until"`
 }
 
@@ -226,6 +227,9 @@ func (l *Lock) Wire() wire.LockRow {
 	}
 	return w
 }
+
+// RevokedSessionKey returns the store's key of the revocation of one session.
+func RevokedSessionKey(sessionID string) string { return KeyRevocation + "s/" + sessionID }
 
 // pairOf reads the key of a session.
 func pairOf(key string) Pair {

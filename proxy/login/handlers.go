@@ -262,7 +262,7 @@ func (l *Login) logout(w http.ResponseWriter, r *http.Request) {
 		if s, why := l.openSession(forSession, host, c.Value); why == reason.OK {
 			l.audit(r, audit.Logout, s.user, s.id, reason.LoggedOut, "")
 			if l.cfg.Ended != nil {
-				l.cfg.Ended(s.id)
+				l.cfg.Ended(s.id, s.expiry)
 			}
 			to.RawQuery = "t=" + l.sealer.seal(forLeave, l.cfg.Host, marshalState(farewell{s.user, l.cfg.Now().Add(codeLife).Unix()}))
 		}

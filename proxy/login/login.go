@@ -65,7 +65,7 @@ type Config struct {
 	Resolve func(ctx context.Context, issuer, subject string) (userID string, r reason.Reason) `yaml:"-"`
 	// Ended is called when a user signs out: the session's id is revoked and
 	// everything that flows in it is cut.
-	Ended func(sessionID string) `yaml:"-"`
+	Ended func(sessionID string, expires time.Time) `yaml:"-"`
 	// Deny writes a refusal as the gateway's page. Required.
 	Deny func(w http.ResponseWriter, r *http.Request, why reason.Reason, detail string) `yaml:"-"`
 

@@ -137,7 +137,7 @@ func newSite(t *testing.T) *site {
 		Host: "login.example", Issuer: s.op.URL, ClientID: "gate", Map: "claim",
 		CookieKeyFile: filepath.Join(t.TempDir(), "cookie.key"), Transport: s.op.Client().Transport,
 		Application: func(name string) bool { return name == "app.example" || name == "b.example" },
-		Ended:       func(sid string) { s.ended = append(s.ended, sid) },
+		Ended:       func(sid string, _ time.Time) { s.ended = append(s.ended, sid) },
 		Deny: func(w http.ResponseWriter, _ *http.Request, why reason.Reason, _ string) {
 			w.WriteHeader(why.Status())
 			fmt.Fprint(w, why.Code())
