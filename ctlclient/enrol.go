@@ -20,10 +20,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/emmansun/gmsm/sm3"
 	"github.com/emmansun/gmsm/smx509"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -83,11 +85,11 @@ func Enrol(ctx context.Context, cfg EnrolConfig) (*Enrolled, error) {
 	if err != nil {
 		return nil, err
 	}
-	reply, root, err := postEnrol(ctx, &cfg, code, req)
+	reply, err := postEnrol(ctx, &cfg, code, req)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkEnrolled(keys, &cfg, code, reply, root); err != nil {
+	if err := checkEnrolled(keys, &cfg, code, reply); err != nil {
 		return nil, err
 	}
 	if err := writeEnrolled(keys, reply); err != nil {
@@ -134,94 +136,128 @@ func enrolRequest(keys *keystore.Store, cfg *EnrolConfig, code wire.EnrolCode) (
 	return r, nil
 }
 
-// postEnrol posts the request over TLS whose chain ends in the root with the
-// fingerprint of the code. It returns that root.
-func postEnrol(ctx context.Context, cfg *EnrolConfig, code wire.EnrolCode, q *wire.EnrolRequest) (*wire.EnrolReply, *x509.Certificate, error) {
+// postEnrol posts the request over a channel whose chain ends in the root with
+// the fingerprint of the code: by TLCP when the code names a root of TLCP, else
+// by TLS. Neither becomes the other.
+func postEnrol(ctx context.Context, cfg *EnrolConfig, code wire.EnrolCode, q *wire.EnrolRequest) (*wire.EnrolReply, error) {
 	body, err := wire.EncodeExtension(q)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(code.URL, "/")+"/ztna/v1/enrol", bytes.NewReader(body))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	var root *x509.Certificate
-	conf := &tls.Config{
-		MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, // verified below, by the fingerprint
-		VerifyConnection: func(s tls.ConnectionState) (err error) {
-			root, err = verifyPinned(s, code.Fingerprint, cfg.Now())
-			return err
-		},
+	tr := &http.Transport{DialContext: cfg.Dial, DisableKeepAlives: true, DisableCompression: true}
+	if code.TLCPRoot != "" {
+		tr.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return dialPinned(ctx, cfg, code, network, addr)
+		}
+	} else {
+		tr.TLSClientConfig = &tls.Config{
+			MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, // verified below, by the fingerprint
+			VerifyConnection: func(s tls.ConnectionState) error { return verifyPinned(s, code.Fingerprint, cfg.Now()) },
+		}
 	}
 	client := &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport:     &http.Transport{DialContext: cfg.Dial, TLSClientConfig: conf, DisableKeepAlives: true, DisableCompression: true},
+		Transport:     tr,
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, nil, fmt.Errorf("enrol at %s: %w", code.URL, err)
+		return nil, fmt.Errorf("enrol at %s: %w", code.URL, err)
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxMessage+1))
 	if err != nil {
-		return nil, nil, fmt.Errorf("enrol at %s: %w", code.URL, err)
+		return nil, fmt.Errorf("enrol at %s: %w", code.URL, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		if r, err := wire.DecodeExtension[wire.Reply](raw); err == nil && r.Result != "" {
-			return nil, nil, &RefusedError{Reason: resultReason(r.Result), Result: r.Result}
+			return nil, &RefusedError{Reason: resultReason(r.Result), Result: r.Result}
 		}
 		if resp.StatusCode == http.StatusForbidden {
-			return nil, nil, &RefusedError{Reason: reason.EnrolCode, Result: reason.EnrolCode.Result()}
+			return nil, &RefusedError{Reason: reason.EnrolCode, Result: reason.EnrolCode.Result()}
 		}
-		return nil, nil, fmt.Errorf("enrol at %s: HTTP status %d", code.URL, resp.StatusCode)
+		return nil, fmt.Errorf("enrol at %s: HTTP status %d", code.URL, resp.StatusCode)
 	}
 	reply, err := wire.DecodeExtension[wire.EnrolReply](raw)
 	if err != nil {
-		return nil, nil, fmt.Errorf("enrol at %s: %w", code.URL, err)
+		return nil, fmt.Errorf("enrol at %s: %w", code.URL, err)
 	}
-	return reply, root, nil
+	return reply, nil
+}
+
+// dialPinned connects by one-way TLCP to the server whose root has the
+// fingerprint of the code. There is no pair of ours yet, so the suite is an ECC
+// one, without forward secrecy: the secret that travels works once.
+func dialPinned(ctx context.Context, cfg *EnrolConfig, code wire.EnrolCode, network, addr string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	dial := cfg.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	raw, err := dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := tlcp.Client(raw, &tlcp.Config{
+		ServerName: host, Time: cfg.Now, NextProtos: []string{"http/1.1"},
+		PinnedRoot: func(root *smx509.Certificate) bool { return hasDigest(sm3.Sum(root.Raw), code.TLCPRoot) },
+	})
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w (is the server the one that the code names?)", err), raw.Close())
+	}
+	return c, nil
+}
+
+// hasDigest compares a digest with one in hexadecimal.
+func hasDigest(sum [32]byte, hexDigest string) bool {
+	want, err := hex.DecodeString(hexDigest)
+	return err == nil && subtle.ConstantTimeCompare(sum[:], want) == 1
 }
 
 // verifyPinned verifies the server's chain to the authority among the
 // certificates it sent that has the fingerprint, and the host name. A server
 // that does not send its root cannot be known by a fingerprint.
-func verifyPinned(s tls.ConnectionState, fingerprint string, now time.Time) (*x509.Certificate, error) {
-	want, err := hex.DecodeString(fingerprint)
-	if err != nil {
-		return nil, err
-	}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
-	var root *x509.Certificate
+func verifyPinned(s tls.ConnectionState, fingerprint string, now time.Time) error {
+	roots, between, found := x509.NewCertPool(), x509.NewCertPool(), false
 	for _, c := range s.PeerCertificates[1:] {
-		if sum := sha256.Sum256(c.Raw); subtle.ConstantTimeCompare(sum[:], want) == 1 && c.IsCA {
+		if c.IsCA && hasDigest(sha256.Sum256(c.Raw), fingerprint) {
 			roots.AddCert(c)
-			root = c
+			found = true
 		} else {
 			between.AddCert(c)
 		}
 	}
-	if root == nil {
-		return nil, errors.New("the server is not the one that the code names, or does not send its root certificate")
+	if !found {
+		return errors.New("the server is not the one that the code names, or does not send its root certificate")
 	}
-	_, err = s.PeerCertificates[0].Verify(x509.VerifyOptions{
+	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: between, DNSName: s.ServerName, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
-	return root, err
+	return err
 }
 
 // checkEnrolled checks that the answer hangs together before a byte of it is
-// written: the TLS root is the one of the code, every certificate is for our
+// written: the roots of the channels are those of the code, every certificate is for our
 // key and carries the identity named, under the root named.
-func checkEnrolled(keys *keystore.Store, cfg *EnrolConfig, code wire.EnrolCode, r *wire.EnrolReply, root *x509.Certificate) error {
+func checkEnrolled(keys *keystore.Store, cfg *EnrolConfig, code wire.EnrolCode, r *wire.EnrolReply) error {
 	fault := func(format string, args ...any) error {
 		return fmt.Errorf("enrol: the answer of %s is not sound: %w", code.URL, fmt.Errorf(format, args...))
 	}
 	block, _ := pem.Decode([]byte(r.Roots.TLS))
-	if block == nil || !bytes.Equal(block.Bytes, root.Raw) {
+	if block == nil || !hasDigest(sha256.Sum256(block.Bytes), code.Fingerprint) {
 		return fault("its TLS root is not the one of the code")
+	}
+	if block, _ = pem.Decode([]byte(r.Roots.TLCP)); code.TLCPRoot != "" && (block == nil || !hasDigest(sm3.Sum(block.Bytes), code.TLCPRoot)) {
+		return fault("its TLCP root is not the one of the code")
 	}
 	want := certid.Identity{Device: r.DeviceID}
 	switch code.Kind {

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/emmansun/gmsm/sm3"
+
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
@@ -28,12 +30,13 @@ import (
 // handshake, as a server must that is known by a fingerprint.
 type enrolServer struct {
 	url, fingerprint string
+	tlcpRoot         string // empty: it speaks TLS
 	posted           []wire.EnrolRequest
 	change           func(*wire.EnrolReply)
 	refuse           reason.Reason
 }
 
-func newEnrolServer(t *testing.T, w *world) *enrolServer {
+func newEnrolServer(t *testing.T, w *world, byTLCP bool) *enrolServer {
 	t.Helper()
 	s := &enrolServer{}
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -63,14 +66,23 @@ func newEnrolServer(t *testing.T, w *world) *enrolServer {
 		}
 		rw.Write(must1(wire.EncodeExtension(reply))(t))
 	}))
+	t.Cleanup(srv.Close)
 	cert := must1(w.control.TLSCertificate(keystore.TLS))(t)
 	root, _ := pem.Decode(w.ca.RootPEM(keystore.TLSRoot))
 	cert.Certificate = append(cert.Certificate, root.Bytes)
-	srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
 	sum := sha256.Sum256(root.Bytes)
-	s.url, s.fingerprint = srv.URL, hex.EncodeToString(sum[:])
+	s.url, s.fingerprint = "https://"+srv.Listener.Addr().String(), hex.EncodeToString(sum[:])
+	if !byTLCP {
+		srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+		srv.StartTLS()
+		return s
+	}
+	gm := must1(keystore.ParseChain(w.ca.RootPEM(keystore.TLCPRoot)))(t)[0]
+	digest := sm3.Sum(gm.Raw)
+	s.tlcpRoot = hex.EncodeToString(digest[:])
+	pair := must1(w.control.TLCPPair())(t)
+	srv.Listener = tlcp.NewListener(srv.Listener, &tlcp.Config{Certificates: []*tlcp.Pair{pair.WithRoot(gm)}, NextProtos: []string{"http/1.1"}})
+	srv.Start()
 	return s
 }
 
@@ -101,12 +113,17 @@ func certPEM(t *testing.T, s *keystore.Store, name string) string {
 }
 
 func (s *enrolServer) code(t *testing.T) string {
-	return must1(wire.EnrolCode{URL: s.url, Fingerprint: s.fingerprint, Secret: "s3cret", Kind: wire.EnrolGateway}.Text())(t)
+	return must1(wire.EnrolCode{URL: s.url, Fingerprint: s.fingerprint, TLCPRoot: s.tlcpRoot, Secret: "s3cret", Kind: wire.EnrolGateway}.Text())(t)
 }
 
 func TestEnrolMakesAFolderThatWorks(t *testing.T) {
+	t.Run("tls", func(t *testing.T) { enrolMakesAFolderThatWorks(t, false) })
+	t.Run("tlcp", func(t *testing.T) { enrolMakesAFolderThatWorks(t, true) })
+}
+
+func enrolMakesAFolderThatWorks(t *testing.T, byTLCP bool) {
 	w := newWorld(t)
-	s := newEnrolServer(t, w)
+	s := newEnrolServer(t, w, byTLCP)
 	dir := filepath.Join(t.TempDir(), "keys")
 	cfg := EnrolConfig{Code: " " + s.code(t)[:40] + "\n" + s.code(t)[40:], Dir: dir, Passphrase: pass, Iterations: 1000}
 	got, err := Enrol(context.Background(), cfg)
@@ -128,6 +145,11 @@ func TestEnrolMakesAFolderThatWorks(t *testing.T) {
 }
 
 func TestEnrolRefuses(t *testing.T) {
+	t.Run("tls", func(t *testing.T) { enrolRefuses(t, false) })
+	t.Run("tlcp", func(t *testing.T) { enrolRefuses(t, true) })
+}
+
+func enrolRefuses(t *testing.T, byTLCP bool) {
 	w := newWorld(t)
 	foreign, err := lab.New(lab.Config{Iterations: 1000})
 	must(t, err)
@@ -136,8 +158,12 @@ func TestEnrolRefuses(t *testing.T) {
 		posts  int
 		refuse bool
 	}{
-		"another server": {func(s *enrolServer) { s.fingerprint = strings.Repeat("00", 32) }, 0, false},
-		"a used code":    {func(s *enrolServer) { s.refuse = reason.EnrolCode }, 1, true},
+		"another server": {func(s *enrolServer) {
+			if s.fingerprint = strings.Repeat("00", 32); byTLCP {
+				s.tlcpRoot = s.fingerprint
+			}
+		}, 0, false},
+		"a used code": {func(s *enrolServer) { s.refuse = reason.EnrolCode }, 1, true},
 		"another TLS root": {func(s *enrolServer) {
 			s.change = func(r *wire.EnrolReply) { r.Roots.TLS = string(foreign.RootPEM(keystore.TLSRoot)) }
 		}, 1, false},
@@ -159,7 +185,7 @@ func TestEnrolRefuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			s := newEnrolServer(t, w)
+			s := newEnrolServer(t, w, byTLCP)
 			tt.set(s)
 			dir := filepath.Join(t.TempDir(), "keys")
 			_, err := Enrol(context.Background(), EnrolConfig{Code: s.code(t), Dir: dir, Passphrase: pass, Iterations: 1000})
@@ -171,7 +197,7 @@ func TestEnrolRefuses(t *testing.T) {
 				t.Error("the folder counts as enrolled")
 			}
 			// The same folder works with the next code.
-			if again := newEnrolServer(t, w); true {
+			if again := newEnrolServer(t, w, byTLCP); true {
 				if _, err := Enrol(context.Background(), EnrolConfig{Code: again.code(t), Dir: dir, Passphrase: pass, Iterations: 1000}); err != nil {
 					t.Errorf("with a good code: %v", err)
 				}

@@ -3,7 +3,6 @@ package link
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -21,8 +20,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -31,7 +32,8 @@ import (
 type ClientConfig struct {
 	URL     string          // https base of the gateway, by the name of its app_link.host; required
 	Address string          // host:port to dial instead of the URL's
-	Keys    *keystore.Store // an application's: tls, sign, enc and the roots; required
+	Keys    *keystore.Store // an application's: tls, tlcp, sign, enc and the roots; required
+	Crypto  profile.Profile // by which protocol; default mixed, by TLCP
 	AppName string          // appName; default: the appId
 	Service string          // host:port of the application, probed before each report; required
 
@@ -70,11 +72,19 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	pair, err := cfg.Keys.TLSCertificate(keystore.TLS)
-	if err != nil {
-		return nil, err
+	if err := cfg.Crypto.Check(); err != nil {
+		return nil, fmt.Errorf("make application connector: crypto profile %w", err)
 	}
-	roots, err := cfg.Keys.TLSRoots()
+	channels, err := channel.New(channel.Config{
+		Keys: cfg.Keys, TLCP: cfg.Crypto.TLCP(), ALPN: []string{"http/1.1"}, Timeout: 5 * time.Second, Now: cfg.Now,
+		Peer: func(certid.Identity) error { return nil }, // known by its name under the root; Table 2 proves which gateway it is
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if cfg.Address != "" {
+				addr = cfg.Address
+			}
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, addr)
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -113,17 +123,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, err
 	}
 	c.http = &http.Client{
-		Timeout: 10 * time.Second,
-		Transport: &http.Transport{
-			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{pair}},
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				if cfg.Address != "" {
-					addr = cfg.Address
-				}
-				return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, addr)
-			},
-			IdleConnTimeout: 2 * time.Minute,
-		},
+		Timeout:       10 * time.Second,
+		Transport:     &http.Transport{DialTLSContext: channels.Dial, IdleConnTimeout: 2 * time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("the gateway never redirects") },
 	}
 	return c, nil

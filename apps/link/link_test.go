@@ -19,9 +19,12 @@ import (
 
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/profile"
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -38,6 +41,7 @@ type fixture struct {
 	apps   *apps.Registry
 	server *Server
 	web    *httptest.Server
+	gm     *httptest.Server // the same by TLCP
 	gw     *keystore.Store
 
 	mu     sync.Mutex
@@ -85,10 +89,8 @@ func newFixture(t *testing.T) *fixture {
 	if f.server, err = New(Config{
 		GatewayID: gatewayID, Keys: f.gw, Apps: func() *apps.Registry { return f.apps }, Audit: f, Alerts: f, Now: f.clock,
 		Peer: func(r *http.Request) *x509.Certificate {
-			if len(r.TLS.PeerCertificates) == 0 {
-				return nil
-			}
-			return r.TLS.PeerCertificates[0]
+			s, _ := r.Context().Value(channelKey{}).(channel.State)
+			return s.Peer
 		},
 	}); err != nil {
 		t.Fatal(err)
@@ -103,10 +105,36 @@ func newFixture(t *testing.T) *fixture {
 	}
 	f.web = httptest.NewUnstartedServer(f.server)
 	f.web.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: roots}
+	withState := func(ctx context.Context, c net.Conn) context.Context {
+		if err := c.(interface{ HandshakeContext(context.Context) error }).HandshakeContext(ctx); err != nil {
+			return ctx // its requests say why
+		}
+		s, _ := channel.Of(c)
+		return context.WithValue(ctx, channelKey{}, s)
+	}
+	f.web.Config.ConnContext = withState
 	f.web.StartTLS()
 	t.Cleanup(f.web.Close)
+	gm, err := f.gw.TLCPPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	smRoots, err := f.gw.Root(keystore.TLCPRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.gm = httptest.NewUnstartedServer(f.server)
+	f.gm.Config.ConnContext = withState
+	f.gm.Listener = tlcp.NewListener(f.gm.Listener, &tlcp.Config{
+		Certificates: []*tlcp.Pair{gm}, ClientAuth: tlcp.RequireAndVerifyClientCert, ClientCAs: smRoots, NextProtos: []string{"http/1.1"},
+	})
+	f.gm.Start()
+	t.Cleanup(f.gm.Close)
 	return f
 }
+
+// channelKey is where the servers of these tests keep who is at a connection.
+type channelKey struct{}
 
 func (f *fixture) party(t *testing.T, id certid.Identity, hosts ...string) *keystore.Store {
 	t.Helper()
@@ -120,13 +148,41 @@ func (f *fixture) party(t *testing.T, id certid.Identity, hosts ...string) *keys
 func (f *fixture) client(t *testing.T, app, service string) *Client {
 	t.Helper()
 	c, err := NewClient(ClientConfig{
-		URL: "https://gate.example", Address: f.web.Listener.Addr().String(), Service: service, Now: f.clock,
+		URL: "https://gate.example", Address: f.gm.Listener.Addr().String(), Service: service, Now: f.clock,
 		Keys: f.party(t, certid.Identity{App: app}),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// The connector speaks the protocol of its profile, and no other.
+func TestConnectorByEachProtocol(t *testing.T) {
+	f := newFixture(t)
+	keys := f.party(t, certid.Identity{App: appID})
+	for _, c := range []struct {
+		profile profile.Profile
+		server  *httptest.Server
+		want    string
+	}{
+		{profile.Mixed, f.gm, ""}, {profile.GM, f.gm, ""}, {profile.Intl, f.web, ""},
+		{profile.Mixed, f.web, "speaks no TLCP"}, {profile.GM, f.web, "speaks no TLCP"}, {profile.Intl, f.gm, "refuses TLS"},
+	} {
+		client, err := NewClient(ClientConfig{
+			URL: "https://gate.example", Address: c.server.Listener.Addr().String(), Service: "127.0.0.1:8080", Now: f.clock, Keys: keys, Crypto: c.profile,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Report(t.Context(), wire.Online)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", c.profile, err, c.want)
+		}
+	}
+	if _, err := NewClient(ClientConfig{URL: "https://gate.example", Service: "127.0.0.1:8080", Keys: keys, Crypto: "gn"}); err == nil {
+		t.Error("an unknown profile")
+	}
 }
 
 func (f *fixture) state() apps.State { return f.apps.ID(appID).State(f.clock()) }
@@ -302,14 +358,17 @@ func TestGCR002_M20_M22_EnvelopesOfOthers(t *testing.T) {
 		t.Errorf("unregistered application: %d %+v", status, r)
 	}
 	// A device is no application.
-	pair, err := device.TLSCertificate(keystore.TLS)
+	channels, err := channel.New(channel.Config{
+		Keys: device, TLCP: true, Peer: func(certid.Identity) error { return nil },
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, f.gm.Listener.Addr().String())
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	asDevice := *c
-	tr := c.http.Transport.(*http.Transport).Clone()
-	tr.TLSClientConfig.Certificates = []tls.Certificate{pair}
-	asDevice.http = &http.Client{Transport: tr}
+	asDevice.http = &http.Client{Transport: &http.Transport{DialTLSContext: channels.Dial}}
 	if status, _ := f.send(t, &asDevice, f.table1(), nil); status != 401 || f.lastAudit().Code != reason.ClientCertBad {
 		t.Errorf("a device's certificate: %d, %s", status, f.lastAudit().Result)
 	}

@@ -27,6 +27,7 @@ func appCmd() *cobra.Command {
 	f.StringVar(&c.URL, "gateway", "", "the gateway, by the name of its app_link.host")
 	f.StringVar(&c.Address, "address", "", "host:port to dial instead of the URL's")
 	f.StringVar(&c.Service, "service", "", "host:port of the application")
+	f.StringVar((*string)(&c.Crypto), "crypto-profile", "mixed", "gm and mixed: by TLCP; intl: by TLS")
 	f.StringVar(&c.AppName, "name", "", "name of the application; default: its id")
 	for _, name := range []string{"gateway", "service"} {
 		if err := run.MarkFlagRequired(name); err != nil {
