@@ -16,7 +16,6 @@
 package apps
 
 import (
-	"crypto/tls"
 	"errors"
 	"net/netip"
 	"slices"
@@ -57,16 +56,12 @@ type App struct {
 	Origin        bool   // the identity headers and assertion are sent
 
 	allow    []netip.Prefix
-	tls      *tls.Config
+	secure   security
 	balance  string
 	next     atomic.Uint64 // round robin
 	demanded bool          // Table 1 is demanded
 	until    *atomic.Int64 // UnixNano to which Table 1 holds; shared with earlier registries
 }
-
-// TLSConfig returns the configuration for connections to the application's
-// https upstreams. The caller may change the copy.
-func (a *App) TLSConfig() *tls.Config { return a.tls.Clone() }
 
 // IdentityDemanded reports whether the application must prove itself by
 // Table 1 before it is online.

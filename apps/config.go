@@ -1,14 +1,11 @@
 package apps
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -60,10 +57,15 @@ type AppConfig struct {
 
 // TLSConfig is how https upstreams are verified.
 type TLSConfig struct {
-	CAFile     string `yaml:"ca_file"`     // PEM; default: the system's roots
-	ServerName string `yaml:"server_name"` // default: the upstream's host
-	CertFile   string `yaml:"cert_file"`   // client certificate, PEM
-	KeyFile    string `yaml:"key_file"`    // its key, PEM
+	Protocol     string `yaml:"protocol"`       // tls (default) or tlcp
+	CAFile       string `yaml:"ca_file"`        // PEM; default: the system's roots; required for tlcp
+	ServerName   string `yaml:"server_name"`    // default: the upstream's host
+	CertFile     string `yaml:"cert_file"`      // client certificate for tls, PEM
+	KeyFile      string `yaml:"key_file"`       // its key, PEM
+	SignCertFile string `yaml:"sign_cert_file"` // client pair for tlcp, PEM
+	SignKeyFile  string `yaml:"sign_key_file"`
+	EncCertFile  string `yaml:"enc_cert_file"`
+	EncKeyFile   string `yaml:"enc_key_file"`
 }
 
 const (
@@ -153,9 +155,7 @@ func (a *AppConfig) validate(at string, fault func(path, format string, args ...
 			fault(fmt.Sprintf("%s.allow_addresses[%d]", at, i), "%w", err)
 		}
 	}
-	if (a.TLS.CertFile == "") != (a.TLS.KeyFile == "") {
-		fault(at+".tls", "cert_file and key_file go together")
-	}
+	a.TLS.validate(at+".tls", fault)
 	if h := a.HostHeader; h != "" && !hostHeaderRule.MatchString(h) {
 		fault(at+".host_header", "%q: a host name, or host:port", h)
 	}
@@ -185,7 +185,7 @@ func New(cfg Config) (*Registry, error) {
 		return nil, err
 	}
 	for i := range cfg.Apps {
-		a, err := newApp(&cfg.Apps[i], cfg.Previous)
+		a, err := newApp(&cfg.Apps[i], cfg.Previous, cfg.Now())
 		if err != nil {
 			return nil, fmt.Errorf("build application registry: apps[%d]: %w", i, err)
 		}
@@ -199,7 +199,7 @@ func New(cfg Config) (*Registry, error) {
 	return r, nil
 }
 
-func newApp(c *AppConfig, previous *Registry) (*App, error) {
+func newApp(c *AppConfig, previous *Registry, now time.Time) (*App, error) {
 	a := &App{
 		ID: c.ID, Name: c.Name, Level: c.Level, RefuseBrowser: c.RefuseBrowser,
 		PublicPaths: c.PublicPaths, HostHeader: c.HostHeader, HTTP2: c.HTTP2,
@@ -227,30 +227,8 @@ func newApp(c *AppConfig, previous *Registry) (*App, error) {
 		a.Upstreams = append(a.Upstreams, u)
 	}
 	var err error
-	a.tls, err = c.TLS.load()
+	a.secure, err = c.TLS.load(now)
 	return a, err
-}
-
-func (c *TLSConfig) load() (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("tls.ca_file: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.ca_file: read %s: no PEM certificate in it", c.CAFile)
-		}
-	}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("tls.cert_file: %w", err)
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	return t, nil
 }
 
 var defaultPorts = map[string]uint16{"http": 80, "https": 443}

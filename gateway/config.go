@@ -209,9 +209,9 @@ func (c *Config) complete() {
 	}
 	for i := range c.Apps {
 		t := &c.Apps[i].TLS
-		at(&t.CAFile, "")
-		at(&t.CertFile, "")
-		at(&t.KeyFile, "")
+		for _, p := range []*string{&t.CAFile, &t.CertFile, &t.KeyFile, &t.SignCertFile, &t.SignKeyFile, &t.EncCertFile, &t.EncKeyFile} {
+			at(p, "")
+		}
 	}
 	if len(c.Listen) == 0 {
 		c.Listen = []string{":8443"}

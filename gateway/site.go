@@ -44,8 +44,11 @@ func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
 		s.keys = keys
 	}
 	for i := range cfg.Apps {
-		if err := private(fmt.Sprintf("apps[%d].tls.key_file", i), cfg.Apps[i].TLS.KeyFile); err != nil {
-			return nil, err
+		t := &cfg.Apps[i].TLS
+		for _, key := range []struct{ name, file string }{{"key_file", t.KeyFile}, {"sign_key_file", t.SignKeyFile}, {"enc_key_file", t.EncKeyFile}} {
+			if err := private(fmt.Sprintf("apps[%d].tls.%s", i, key.name), key.file); err != nil {
+				return nil, err
+			}
 		}
 	}
 	ac := apps.Config{

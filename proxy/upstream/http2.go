@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,7 +10,6 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
-	"time"
 
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -28,8 +28,17 @@ func (e *Engine) transport(a *apps.App) *http.Transport {
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return e.cfg.Dial(ctx, a, "tcp", addr)
 		},
-		TLSClientConfig:        a.TLSConfig(),
-		TLSHandshakeTimeout:    5 * time.Second,
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			raw, err := e.cfg.Dial(ctx, a, "tcp", addr)
+			if err != nil {
+				return nil, err
+			}
+			host, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, errors.Join(err, raw.Close())
+			}
+			return a.Secure(ctx, raw, host, "h2") // what is no *tls.Conn carries HTTP/2 by prior knowledge
+		},
 		DisableCompression:     true,
 		IdleConnTimeout:        e.cfg.IdleTimeout,
 		ResponseHeaderTimeout:  e.cfg.AnswerTimeout,

@@ -14,7 +14,6 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -43,7 +42,6 @@ const (
 	maxAnswerFields = 512
 	maxInfos        = 8   // informational answers to one request
 	maxIdle         = 512 // of one upstream: with fewer, a burst of HTTP/2 streams dials anew for each request
-	handshakeTime   = 5 * time.Second
 	sweepEvery      = 5 * time.Second
 )
 
@@ -235,18 +233,9 @@ func (e *Engine) dial(ctx context.Context, app *apps.App, u *apps.Upstream) (*co
 		return nil, err
 	}
 	if u.Scheme == "https" {
-		conf := app.TLSConfig()
-		if conf.ServerName == "" {
-			conf.ServerName = u.Host
-		}
-		t := tls.Client(raw, conf)
-		ctx, cancel := context.WithTimeout(ctx, handshakeTime)
-		defer cancel()
-		if err := t.HandshakeContext(ctx); err != nil {
-			raw.Close()
+		if raw, err = app.Secure(ctx, raw, u.Host, ""); err != nil {
 			return nil, err
 		}
-		raw = t
 	}
 	return newConn(e, u, raw), nil
 }
@@ -264,7 +253,7 @@ func classify(err error) reason.Reason {
 	case errors.As(err, &op) && op.Op == "dial":
 		return reason.UpstreamUnreachable
 	}
-	var cert *tls.CertificateVerificationError
+	var cert *apps.CertificateError
 	if errors.As(err, &cert) {
 		return reason.UpstreamUnreachable
 	}
