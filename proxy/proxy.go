@@ -35,6 +35,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/h1"
 	"github.com/yumen-zt/yumen/proxy/h2"
+	"github.com/yumen-zt/yumen/proxy/h2ref"
 	"github.com/yumen-zt/yumen/proxy/upstream"
 )
 
@@ -45,6 +46,10 @@ type Config struct {
 	// AllowNoSNI serves TLS connections without a server name by their Host field
 	// alone, as TLCP connections are. Default: they are refused with 421.
 	AllowNoSNI bool `yaml:"allow_no_sni"`
+
+	// HTTP2Engine says who speaks HTTP/2 to clients: [HTTP2Own], the default, or
+	// [HTTP2Reference].
+	HTTP2Engine string `yaml:"http2_engine"`
 
 	GatewayID    string                `yaml:"-"` // required: the issuer of assertions, and the loop mark
 	Access       *access.Access        `yaml:"-"` // required
@@ -58,6 +63,12 @@ type Config struct {
 	Registerer   prometheus.Registerer `yaml:"-"` // default none
 	Now          func() time.Time      `yaml:"-"` // default time.Now
 }
+
+// The engines of HTTP/2.
+const (
+	HTTP2Own       = "own"       // package h2
+	HTTP2Reference = "reference" // x/net/http2, package h2ref
+)
 
 // Handler serves the gateway's own pages: everything below Prefix on Host.
 type Handler struct {
@@ -126,6 +137,9 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: out of range", f.path))
 		}
 	}
+	if e := c.HTTP2Engine; e != "" && e != HTTP2Own && e != HTTP2Reference {
+		errs = append(errs, fmt.Errorf("http2_engine: %q (write %s or %s)", e, HTTP2Own, HTTP2Reference))
+	}
 	return errors.Join(errs...)
 }
 
@@ -135,7 +149,7 @@ type Proxy struct {
 	gate      gate
 	site      atomic.Pointer[site]
 	h1        *h1.Server
-	h2        *h2.Server
+	h2        http2Server
 	watch     *watch.Watch
 	assertion *assertions
 	metrics   *metrics
@@ -189,13 +203,29 @@ func build(cfg Config, g gate) (*Proxy, error) {
 		IdleTimeout: cfg.Limits.IdleTimeout, WriteStall: cfg.Limits.WriteStall, Drain: cfg.Limits.Drain,
 		Watch: p.watch, Malformed: p.malformed, Now: cfg.Now,
 	})
-	p.h2 = h2.New(h2.Config{
-		Serve: p.serve, HeaderBytes: cfg.Limits.HeaderBytes, IdleTimeout: cfg.Limits.IdleTimeout,
-		WriteStall: cfg.Limits.WriteStall, Streams: cfg.Limits.Streams, Drain: cfg.Limits.Drain,
-		Logger: cfg.Logger, Now: cfg.Now,
-	})
+	p.h2 = newHTTP2(p)
 	p.SetApps(cfg.Apps)
 	return p, nil
+}
+
+// http2Server is a front end of HTTP/2.
+type http2Server interface {
+	Run(context.Context) error
+	ServeConn(context.Context, *Conn)
+}
+
+func newHTTP2(p *Proxy) http2Server {
+	l := &p.cfg.Limits
+	if p.cfg.HTTP2Engine == HTTP2Reference {
+		return h2ref.New(h2ref.Config{
+			Serve: p.serve, HeaderBytes: l.HeaderBytes, IdleTimeout: l.IdleTimeout, WriteStall: l.WriteStall,
+			Streams: l.Streams, Drain: l.Drain, Logger: p.cfg.Logger, Now: p.cfg.Now,
+		})
+	}
+	return h2.New(h2.Config{
+		Serve: p.serve, HeaderBytes: l.HeaderBytes, IdleTimeout: l.IdleTimeout, WriteStall: l.WriteStall,
+		Streams: l.Streams, Drain: l.Drain, Watch: p.watch, Now: p.cfg.Now,
+	})
 }
 
 // SetApps replaces the applications, for requests that come from now on, on

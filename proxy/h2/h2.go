@@ -1,139 +1,97 @@
-// Package h2 is the HTTP/2 front end, on x/net/http2's server. A stream that
-// is cut is reset alone; the others of its connection go on.
+// Package h2 is the HTTP/2 front end (RFC 9113): an engine of our own on the
+// framer of x/net/http2.
+//
+// One goroutine a connection reads frames and never waits for anything but the
+// next one. Each request has a goroutine of its own, which walks it, takes its
+// body and writes its answer; who finds the connection's write buffer idle sends
+// it, with what others have put there. A stream that is cut is reset alone.
+//
+// Start with [Server.ServeConn]. conn.go is the reader, write.go the buffer and
+// the windows, stream.go the half of an exchange that a front end gives,
+// request.go what makes a request of a HEADERS frame.
 package h2
-
-//lint:file-ignore SA1019 http2.Server serves any net.Conn, TLCP ones too; net/http serves HTTP/2 on *tls.Conn alone
 
 import (
 	"context"
-	"log"
-	"net/http"
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-	"golang.org/x/net/http2"
-
+	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/exchange"
 )
 
 // Config is what a [Server] needs. All fields are required.
 type Config struct {
 	Serve       func(*exchange.Exchange) error // the walk
-	HeaderBytes int
-	IdleTimeout time.Duration
-	WriteStall  time.Duration
-	Streams     uint32
+	HeaderBytes int                            // of a request's fields
+	IdleTimeout time.Duration                  // without a stream
+	WriteStall  time.Duration                  // a client that takes nothing for so long is gone
+	Streams     uint32                         // at once
 	Drain       time.Duration
-	Logger      *zap.Logger
+	Watch       *watch.Watch // runs as long as the server
 	Now         func() time.Time
 }
 
 // Server serves HTTP/2 connections.
 type Server struct {
-	cfg   Config
-	http2 *http2.Server
-	base  *http.Server // carries limits, and the graceful end
+	cfg  Config
+	live sync.WaitGroup // connections and walks
 
 	mu    sync.Mutex
-	ended bool                        // guarded by mu
-	conns map[*exchange.Conn]struct{} // guarded by mu
-	live  sync.WaitGroup
+	ended bool               // guarded by mu: no connection is taken
+	conns map[*conn]struct{} // guarded by mu
 }
-
-type connKey struct{}
 
 // New returns a server.
-func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, conns: map[*exchange.Conn]struct{}{}}
-	s.base = &http.Server{
-		MaxHeaderBytes: cfg.HeaderBytes,
-		IdleTimeout:    cfg.IdleTimeout,
-		ErrorLog:       debugLog(cfg.Logger),
-		Handler: &handler{
-			cfg: &s.cfg, serve: s.serve,
-			conn: func(ctx context.Context) *exchange.Conn { return ctx.Value(connKey{}).(*exchange.Conn) },
-		},
-	}
-	s.http2 = &http2.Server{
-		MaxConcurrentStreams:         cfg.Streams,
-		IdleTimeout:                  cfg.IdleTimeout,
-		WriteByteTimeout:             cfg.WriteStall,
-		ReadIdleTimeout:              30 * time.Second,
-		MaxUploadBufferPerConnection: 1 << 20,
-		MaxUploadBufferPerStream:     256 << 10,
-		// TLCP connections are as good: the listener has chosen the suites.
-		PermitProhibitedCipherSuites: true,
-	}
-	// Makes base.Shutdown send GOAWAY on every connection. It cannot fail:
-	// base has no TLS configuration.
-	_ = http2.ConfigureServer(s.base, s.http2)
-	return s
-}
+func New(cfg Config) *Server { return &Server{cfg: cfg, conns: map[*conn]struct{}{}} }
 
-// serve counts the walk: it may outlive its connection.
-func (s *Server) serve(x *exchange.Exchange) error {
-	s.live.Add(1) // its connection is counted still
-	defer s.live.Done()
-	return s.cfg.Serve(x)
-}
-
-// Run waits for ctx to end, then lets streams in flight end for Drain and
-// resets the rest. It returns when every connection is closed.
+// Run waits for ctx to end, then tells every client to go away, lets streams in
+// flight end for Drain and resets the rest. It returns when every connection is
+// closed.
 func (s *Server) Run(ctx context.Context) error {
 	<-ctx.Done()
 	s.mu.Lock()
 	s.ended = true
+	for c := range s.conns {
+		c.drain()
+	}
 	s.mu.Unlock()
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Drain)
-	defer cancel()
-	_ = s.base.Shutdown(drain) // begins the graceful end and does not wait for it
 	gone := make(chan struct{})
 	go func() { s.live.Wait(); close(gone) }()
+	drain := time.NewTimer(s.cfg.Drain)
+	defer drain.Stop()
 	select {
 	case <-gone:
 		return nil
-	case <-drain.Done():
+	case <-drain.C:
 	}
 	s.mu.Lock()
 	for c := range s.conns {
-		c.Reset()
+		c.c.Reset()
 	}
 	s.mu.Unlock()
 	<-gone
 	return nil
 }
 
-// ServeConn serves c and blocks until it is closed. ctx gives values alone:
-// the end of Run is the end of its connections.
-func (s *Server) ServeConn(ctx context.Context, c *exchange.Conn) {
-	defer c.Close()
+// ServeConn serves c and blocks until it is closed. ctx is not used: the end of
+// Run is the end of its connections.
+func (s *Server) ServeConn(_ context.Context, c *exchange.Conn) {
+	hc := newConn(s, c)
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
+		c.Close()
 		return
 	}
-	s.conns[c] = struct{}{}
+	s.conns[hc] = struct{}{}
 	s.live.Add(1)
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		delete(s.conns, c)
+		delete(s.conns, hc)
 		s.mu.Unlock()
 		s.live.Done()
 	}()
-	s.http2.ServeConn(c, &http2.ServeConnOpts{
-		Context:    context.WithValue(context.WithoutCancel(ctx), connKey{}, c),
-		BaseConfig: s.base,
-	})
-}
-
-// debugLog is for what the server says of single connections: strangers can
-// make it say as much as they like, so it is for debugging alone.
-func debugLog(l *zap.Logger) *log.Logger {
-	std, err := zap.NewStdLogAt(l, zap.DebugLevel)
-	if err != nil {
-		panic(err) // the level exists
-	}
-	return std
+	hc.serve()
 }

@@ -1,0 +1,189 @@
+package h2
+
+import (
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http2"
+
+	"github.com/yumen-zt/yumen/proxy/exchange"
+)
+
+// headers begins a request, or ends the body of one with its trailer.
+func (c *conn) headers(f *http2.MetaHeadersFrame) error {
+	id := f.StreamID
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id%2 == 0 {
+		return http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	if id <= c.lastID {
+		return c.trailers(f)
+	}
+	c.lastID = id
+	if f.HasPriority() && f.Priority.StreamDep == id {
+		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
+	}
+	if c.leaving {
+		return nil // it was told so
+	}
+	s := newStream(c, id)
+	if !s.read(f) {
+		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
+	}
+	if len(c.streams) >= int(c.s.cfg.Streams) {
+		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}
+	}
+	if f.Truncated {
+		s.tooLarge = true
+	}
+	c.streams[id] = s
+	c.s.live.Add(1) // the connection is counted still
+	go s.run()
+	return nil
+}
+
+// trailers ends the body of a stream. mu is held.
+func (c *conn) trailers(f *http2.MetaHeadersFrame) error {
+	s := c.streams[f.StreamID]
+	switch {
+	case s != nil && s.recvErr == nil:
+	case c.onTheirWay(f.StreamID, s):
+		return nil
+	case s != nil:
+		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeStreamClosed}
+	case slices.Contains(c.closed[:], f.StreamID):
+		return http2.ConnectionError(http2.ErrCodeStreamClosed)
+	default: // a new one, below the newest
+		return http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	if !f.StreamEnded() || len(f.PseudoFields()) > 0 || s.declared >= 0 && s.received != s.declared {
+		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
+	}
+	for _, h := range f.Fields {
+		if forbidden(h.Name, h.Value) {
+			return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
+		}
+		s.trailer.Add(h.Name, h.Value)
+	}
+	s.recvErr = io.EOF
+	s.wake.Broadcast()
+	return nil
+}
+
+// forbidden reports a field that belongs to a connection (RFC 9113 §8.2.2).
+func forbidden(name, value string) bool {
+	switch name {
+	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
+		return true
+	case "te":
+		return value != "trailers"
+	}
+	return false
+}
+
+// read makes the request of f. It reports false when f is none (RFC 9113
+// §8.3.1); the framer has checked the order and the spelling.
+func (s *stream) read(f *http2.MetaHeadersFrame) bool {
+	x := &s.x
+	var scheme string
+	seen := 0
+	for _, h := range f.PseudoFields() {
+		var to *string
+		switch h.Name {
+		case ":method":
+			to = &x.Method
+		case ":scheme":
+			to = &scheme
+		case ":path":
+			to = &x.Target
+		case ":authority":
+			to = &x.Authority
+		default:
+			return false
+		}
+		if *to != "" || h.Value == "" {
+			return false // twice, or empty
+		}
+		*to = h.Value
+		seen++
+	}
+	if x.Method == "" || x.Method != "CONNECT" && (scheme != "https" && scheme != "http" || x.Target == "") || x.Method == "CONNECT" && x.Target != "" {
+		return false
+	}
+	regular := f.Fields[seen:]
+	x.Header = make(exchange.Header, 0, len(regular))
+	s.declared = -1
+	for _, h := range regular {
+		switch {
+		case forbidden(h.Name, h.Value):
+			return false
+		case h.Name == "content-length":
+			n, err := strconv.ParseUint(h.Value, 10, 62)
+			if err != nil || s.declared >= 0 && s.declared != int64(n) || h.Value[0] == '+' {
+				return false
+			}
+			s.declared = int64(n)
+		case h.Name == "trailer":
+			for n := range strings.SplitSeq(h.Value, ",") {
+				if n = strings.Trim(n, " \t"); n != "" {
+					x.Announced = append(x.Announced, n)
+				}
+			}
+		case h.Name == "host" && x.Authority == "":
+			x.Authority = h.Value // RFC 9113 §8.3.1
+			continue
+		}
+		x.Header = append(x.Header, exchange.Field{Name: h.Name, Value: h.Value})
+	}
+	x.Header = joinCookies(x.Header)
+	x.Proto = "HTTP/2.0"
+	switch {
+	case f.StreamEnded():
+		s.recvErr = io.EOF
+		return s.declared <= 0
+	case s.declared >= 0:
+		x.Length = s.declared
+	default:
+		x.Length = -1
+	}
+	x.Body = bodyReader{s}
+	if len(x.Announced) > 0 {
+		x.Trailer = s.announced
+	}
+	return true
+}
+
+// joinCookies makes one field of the parts of Cookie (RFC 9113 §8.2.3).
+func joinCookies(h exchange.Header) exchange.Header {
+	first := -1
+	out := h[:0]
+	for _, f := range h {
+		if f.Name == "cookie" {
+			if first >= 0 {
+				out[first].Value += "; " + f.Value
+				continue
+			}
+			first = len(out)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// announced returns the trailer fields that the head has announced.
+func (s *stream) announced() exchange.Header {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	var out exchange.Header
+	for _, f := range s.trailer {
+		for _, n := range s.x.Announced {
+			if strings.EqualFold(n, f.Name) {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
