@@ -1,0 +1,97 @@
+package spa
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/yumen-zt/yumen/crypto/permit"
+	"github.com/yumen-zt/yumen/internal/siphash"
+)
+
+// TokenBytes is the size of a token: the largest connection id of QUIC, too.
+//
+//	alias (8) | counter (4, big-endian) | SipHash-2-4 (8, little-endian)
+//
+// The code covers alias, counter, destination port (2, big-endian), protocol
+// (1) and a zero byte.
+const TokenBytes = 20
+
+// window is how far behind the newest a counter may be. Each counts once.
+const window = 32
+
+// Transport protocols, as IP numbers them.
+const (
+	TCP uint8 = 6
+	UDP uint8 = 17
+)
+
+// AppendToken appends a token of t to b.
+func AppendToken(b []byte, t *permit.Ticket, counter uint32, port uint16, protocol uint8) []byte {
+	at := len(b)
+	b = append(b, t.Alias[:]...)
+	b = binary.BigEndian.AppendUint32(b, counter)
+	return binary.LittleEndian.AppendUint64(b, code(t, b[at:at+12], port, protocol))
+}
+
+func code(t *permit.Ticket, head []byte, port uint16, protocol uint8) uint64 {
+	var m [16]byte
+	copy(m[:], head)
+	binary.BigEndian.PutUint16(m[12:], port)
+	m[14] = protocol
+	return siphash.Sum16(&t.Gate, &m)
+}
+
+// genuine reports whether b begins with a token of t for port.
+func genuine(t *permit.Ticket, b []byte, port uint16, protocol uint8) bool {
+	return len(b) >= TokenBytes && code(t, b[:12], port, protocol) == binary.LittleEndian.Uint64(b[12:])
+}
+
+// counters gives each ticket rising counters: milliseconds of its time, so that
+// an agent that starts anew does not repeat what it has used. Its methods may
+// be called from any goroutine.
+type counters struct {
+	mu   sync.Mutex
+	last map[[8]byte]uint32 // guarded by mu; a few tickets, the old ones are forgotten
+}
+
+func (c *counters) next(t *permit.Ticket, now time.Time) uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.last) > 64 || c.last == nil {
+		c.last = map[[8]byte]uint32{}
+	}
+	n := max(uint32(max(now.Sub(t.From)/time.Millisecond, 1)), c.last[t.Alias]+1)
+	c.last[t.Alias] = n
+	return n
+}
+
+// seen is a ticket's replay window: the newest counter and those before it.
+type seen struct {
+	newest uint32
+	bits   uint32 // bit 0 is the counter just below the newest
+}
+
+// take reports whether n was not taken yet, and takes it.
+func (s *seen) take(n uint32) bool {
+	switch {
+	case n == 0:
+		return false
+	case n > s.newest:
+		if step := n - s.newest; step > window {
+			s.bits = 0
+		} else {
+			s.bits = uint32((uint64(s.bits)<<1 | 1) << (step - 1))
+		}
+		s.newest = n
+		return true
+	case n == s.newest || s.newest-n > window:
+		return false
+	}
+	bit := uint32(1) << (s.newest - n - 1)
+	if s.bits&bit != 0 {
+		return false
+	}
+	s.bits |= bit
+	return true
+}
