@@ -165,6 +165,7 @@ type Status struct {
 	CarrierWhy  string     `json:"carrierReason,omitempty"` // the setting that chose it
 	Since       *time.Time `json:"since,omitempty"`         // of the tunnel
 	Renewed     *time.Time `json:"renewed,omitempty"`       // last accepted Table 14
+	Permit      string     `json:"permit,omitempty"`        // how the first packet got in: open, or knock
 	Fault       string     `json:"fault,omitempty"`         // why there is no tunnel
 
 	ControlConnected bool       `json:"controlConnected"`
@@ -247,6 +248,9 @@ func (a *Agent) Status() (s Status) {
 		c := t.Carrier()
 		s.Carrier, s.Suite, s.CarrierWhy = c.Protocol, c.Suite, a.cfg.carrierReason()
 		s.State = Ready
+		if d, ok := a.dialer.(*gatewayDialer); ok {
+			s.Permit = d.permits.Way()
+		}
 		if !ctl.Connected {
 			s.State = Degraded
 		}

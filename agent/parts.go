@@ -18,6 +18,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
+	"github.com/yumen-zt/yumen/tunnel/spa"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -120,10 +121,13 @@ type gatewayDialer struct {
 	sender   envelope.Sender
 	chain    jsontext.Value // of sender, for the hello's extension
 	now      func() time.Time
+	permits  *permits
 }
 
 func newGatewayDialer(keys *keystore.Store, id Identity, tlcp bool, now func() time.Time) (*gatewayDialer, error) {
+	permits := &permits{dial: spa.Dialer{Now: now}}
 	channels, err := channel.New(channel.Config{
+		Dial: permits.connect,
 		Keys: keys, TLCP: tlcp, AnyName: true, ALPN: []string{carrier.ALPN}, Timeout: dialTimeout, Now: now,
 		Peer: func(certid.Identity) error { return errors.New("verify gateway: none was named") }, // each dial names its own
 	})
@@ -143,7 +147,7 @@ func newGatewayDialer(keys *keystore.Store, id Identity, tlcp bool, now func() t
 		return nil, err
 	}
 	return &gatewayDialer{
-		channels: channels, messages: messages, now: now, chain: envelope.SignerExt(chain),
+		permits: permits, channels: channels, messages: messages, now: now, chain: envelope.SignerExt(chain),
 		sender: envelope.Sender{ID: id.AgentID, Key: signer, Cert: chain[0], Now: now},
 	}, nil
 }
@@ -160,7 +164,7 @@ func (d *gatewayDialer) Dial(ctx context.Context, gw wire.GatewayRef, addr strin
 		}
 		return nil
 	}}
-	conn, err := c.Dial(ctx, addr)
+	conn, err := c.Dial(withPermit(ctx, gw.Permit), addr)
 	if err != nil {
 		return nil, err
 	}

@@ -330,6 +330,7 @@ func (s *Server) resources(w http.ResponseWriter, r *http.Request) {
 		s.refuseGet(w, p, "T19", reason.NotAuthenticated)
 		return
 	}
+	s.permit(gateways, p.DeviceID)
 	slices.SortFunc(gateways, func(a, b wire.GatewayRef) int { return compareStrings(a.ID, b.ID) })
 	body, err := wire.Encode(&list)
 	if err != nil {

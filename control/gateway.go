@@ -34,6 +34,9 @@ func (s *Server) identity(_ context.Context, c *call) answer {
 	s.hub.with(c.ID, func(l *link) {
 		l.identified, l.remote, l.protocol, l.suite = now, c.remote, c.protocol, c.suite
 		l.versions(c.Header.Ext)
+		if k := permitKeys(c.Header.Ext); k != nil {
+			l.permits = k
+		}
 	})
 	return s.newest(c, s.agreed(c, m.Timestamp))
 }

@@ -44,7 +44,8 @@ type link struct {
 	status       time.Time // last T10
 	alert        time.Time // last T11
 	acks         map[wire.ListName]ack
-	listVersion  string // as its last report says
+	permits      *wire.PermitKeys // of its guard; nil: it has none
+	listVersion  string           // as its last report says
 	policyVer    string
 	outbox       string
 	state        string

@@ -52,10 +52,11 @@ type GatewayConfig struct {
 	Delivered    func(Delivery)  `yaml:"-"` // for each message that was answered or failed; must not block
 	Usage        func() Usage    `yaml:"-"` // default: this host's, by a [Probe] on StateDir
 
-	StateHash func() wire.StateHash `yaml:"-"` // what Handler has in force; default: not reported
-	Freshness func() wire.Freshness `yaml:"-"` // how stale that is, by application; default: not reported
-	Contact   func(at time.Time)    `yaml:"-"` // told when the control center has proved to be there, at the start the last time that it did; default: nobody
-	Logger    *zap.Logger           `yaml:"-"` // default: none
+	StateHash func() wire.StateHash   `yaml:"-"` // what Handler has in force; default: not reported
+	Freshness func() wire.Freshness   `yaml:"-"` // how stale that is, by application; default: not reported
+	Contact   func(at time.Time)      `yaml:"-"` // told when the control center has proved to be there, at the start the last time that it did; default: nobody
+	Permit    func() *wire.PermitKeys `yaml:"-"` // what agents' permits are made of; default, and nil: no guard
+	Logger    *zap.Logger             `yaml:"-"` // default: none
 	Now       func() time.Time
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error) `yaml:"-"` // default: net.Dialer
 }

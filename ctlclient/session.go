@@ -125,6 +125,11 @@ func (g *Gateway) identify(ctx context.Context) error {
 	asked := nonce()
 	e := g.versionsExt()
 	e[wire.ExtNonce] = ext(asked)
+	if g.cfg.Permit != nil {
+		if p := g.cfg.Permit(); p != nil {
+			e[wire.ExtPermit] = ext(p)
+		}
+	}
 	err = g.reports.delivery.time(ctx, "T4", func() error {
 		m, err := g.call.post(ctx, "/identity", envelope.Header{MsgType: "T4", Ext: e}, body, true)
 		if err == nil {

@@ -28,6 +28,7 @@ func (g *Gateway) adminHandler() http.Handler {
 	mux.HandleFunc("POST /sessions/cut", g.adminCut)
 	mux.HandleFunc("POST /reload", g.adminReload)
 	mux.HandleFunc("POST /explain", g.adminExplain)
+	g.guardAdmin(mux)
 	return mux
 }
 

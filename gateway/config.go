@@ -56,6 +56,7 @@ type Config struct {
 	Proxy          proxy.Config     `yaml:"proxy"`
 	Tunnel         tunnel.Limits    `yaml:"tunnel"`
 
+	Guard   *GuardConfig  `yaml:"guard"` // in front of the port; default: none
 	Admin   AdminConfig   `yaml:"admin"`
 	Metrics MetricsConfig `yaml:"metrics"`
 	Audit   AuditConfig   `yaml:"audit"`
@@ -193,6 +194,12 @@ func (c *Config) complete() {
 	at(&c.Admin.Socket, filepath.Join(c.StateDir, "admin.sock"))
 	at(&c.Outbox.Dir, filepath.Join(c.StateDir, "outbox"))
 	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
+	if c.Guard != nil {
+		c.Guard.complete()
+		for i := range c.Guard.Blocklists {
+			at(&c.Guard.Blocklists[i], "")
+		}
+	}
 	for i := range c.Certificates {
 		for _, p := range c.Certificates[i].paths() {
 			at(p, "")
@@ -280,6 +287,10 @@ func (c *Config) Validate() error {
 	}
 	c.ceilingFaults(fault)
 	c.stalenessFaults(fault, lines)
+	if c.Guard != nil {
+		_, err := c.Guard.bpf(nil)
+		lines("guard.", err)
+	}
 	if c.Audit.MaxBytes < 0 {
 		fault("audit.max_bytes", "negative")
 	}

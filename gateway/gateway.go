@@ -11,6 +11,7 @@
 //	alerts.go        walk (d): alerts → log, control center, agents
 //	authenticate.go  who sends a request
 //	links.go         the gateway's own pages: sign-in, Tables 1 and 2
+//	guard.go         the guard in front of the port, and permits
 //	admin.go, health.go, status.go   the operator's view
 package gateway
 
@@ -69,6 +70,7 @@ type Gateway struct {
 	tunnel     *tunnel.Server
 	appLink    *link.Server // nil: no applications' link
 	port       *listen.Port
+	guard      *guard // nil: none is configured
 
 	lock   *os.File   // of the state folder
 	reload sync.Mutex // one reload at a time
@@ -130,6 +132,9 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 		GatewayID: g.id, Audit: g.audit, Alerts: g.alerts, Logger: g.log, Registerer: g.registry, Now: g.now, RevokeFor: revokeFor,
 	})
 	if err := g.recall(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if err := g.openGuard(ctx, cfg); err != nil {
 		return nil, err
 	}
 	g.lists = &lists{g: g}
@@ -237,7 +242,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 		Handlers: map[string]listen.Handler{
 			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.Tunnel: g.serveTunnel,
 		},
-		Faces: s.faces, Limits: cfg.Limits, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
+		Faces: s.faces, Limits: cfg.Limits, Admit: g.guard.admit, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
 		Logger: g.log, Registerer: g.registry, Now: g.now,
 	}); err != nil {
 		return err
@@ -270,7 +275,7 @@ func (g *Gateway) connect(cfg *Config) error {
 	lc := ctlclient.GatewayConfig{
 		URL: cfg.Control.URL, DeviceName: cfg.Name, StateDir: cfg.StateDir, GatewayID: g.id, DeviceID: g.device,
 		Keys: g.keys, Crypto: cfg.Crypto.Profile, Handler: g.lists, Alerts: g.alerts, Logger: g.log, Now: g.now, Delivered: linkLatency(g.registry), OutboxConfig: cfg.Outbox,
-		StateHash: func() wire.StateHash { return g.access.Snapshot().StateHash() }, Freshness: g.freshness, Contact: g.access.Contact,
+		StateHash: func() wire.StateHash { return g.access.Snapshot().StateHash() }, Freshness: g.freshness, Contact: g.access.Contact, Permit: g.guard.keys,
 	}
 	if lc.Port, err = net.LookupPort("tcp", port); err != nil {
 		return fmt.Errorf("listen[0]: %w", err)
@@ -322,6 +327,7 @@ func (g *Gateway) close() {
 	if g.metrics != nil {
 		g.metrics.Close()
 	}
+	g.guard.close()
 	if g.admin != nil {
 		g.admin.Close()
 	}
@@ -385,6 +391,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.link != nil {
 		part(&behind, "control link", g.link.Run, back)
 	}
+	if g.guard != nil {
+		part(&behind, "guard", g.guard.run, back)
+	}
 	if g.metrics != nil {
 		part(&behind, "metrics", func(ctx context.Context) error { return g.serveMetrics(ctx, g.metrics) }, back)
 	}
@@ -407,6 +416,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if l := g.site.Load().login; l != nil {
 		l.Close()
 	}
+	g.guard.close()
 	return errors.Join(err, g.revoked.close(), g.audit.Close(), g.lock.Close())
 }
 

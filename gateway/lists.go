@@ -74,6 +74,7 @@ func (l *lists) Grants(_ context.Context, g *ctlclient.Grants) error {
 	if err != nil {
 		l.grants = old // the old rows stay, and so does their end
 	}
+	l.g.guard.changed(nil, false)
 	l.record("grants", g.Version, len(g.Faults)+len(faults), err)
 	return err
 }
@@ -92,6 +93,7 @@ func (l *lists) Policies(_ context.Context, p *ctlclient.Policies) error {
 	if err != nil {
 		l.policies = old
 	}
+	l.g.guard.changed(nil, false)
 	l.record("policies", p.Version, len(faults), err)
 	return err
 }
@@ -128,6 +130,7 @@ func (l *lists) both(p *ctlclient.Policies, g *ctlclient.Grants, store func() er
 		l.grants, l.policies = oldGrants, oldPolicies
 	}
 	l.record("policies", p.Version, len(p.Faults), err)
+	l.g.guard.changed(nil, false)
 	l.record("grants", g.Version, len(g.Faults)+len(faults), err)
 	return err
 }
@@ -145,10 +148,12 @@ func (l *lists) Delta(_ context.Context, d *ctlclient.Delta) error {
 	}
 	if d.NarrowOnly {
 		l.g.access.Narrow(change)
+		l.g.guard.changed(&change, true)
 		l.record("delta, narrow only", d.To, len(d.Faults), nil)
 		return nil
 	}
 	faults, err := l.g.access.ApplyDelta(change, d.Store)
+	l.g.guard.changed(&change, err != nil)
 	l.record("delta", d.To, len(d.Faults)+len(faults), err)
 	return err
 }

@@ -151,6 +151,9 @@ func (g *Gateway) tryReload() error {
 			return err
 		}
 	}
+	if err := g.guard.reload(s.cfg); err != nil {
+		return err
+	}
 	// From here on nothing fails. Access first: what the new configuration takes
 	// away is cut before anything else sees it.
 	g.lists.site(s)
@@ -198,6 +201,7 @@ func (c *Config) restartNeeded(old *Config) error {
 	fixed("tunnel", c.Tunnel == old.Tunnel)
 	fixed("control", (c.Control == nil) == (old.Control == nil) && (c.Control == nil || *c.Control == *old.Control))
 	fixed("app_link", (c.AppLink == nil) == (old.AppLink == nil) && (c.AppLink == nil || *c.AppLink == *old.AppLink))
+	fixed("guard", c.Guard.same(old.Guard))
 	fixed("login.host", c.loginHost() == old.loginHost())
 	return errors.Join(errs...)
 }

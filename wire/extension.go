@@ -235,9 +235,10 @@ func (h TunnelHello) String() string {
 // of Table 19.
 type GatewayRef struct {
 	ID        string   `json:"id"`
-	Addresses []string `json:"addresses"` // host:port
-	Sign      []byte   `json:"sign"`      // DER of the message signing certificate
-	Enc       []byte   `json:"enc"`       // DER of the encryption certificate
+	Addresses []string `json:"addresses"`        // host:port
+	Sign      []byte   `json:"sign"`             // DER of the message signing certificate
+	Enc       []byte   `json:"enc"`              // DER of the encryption certificate
+	Permit    *Permit  `json:"permit,omitempty"` // for its guard; nil: it has none
 }
 
 // ResourceFacts carries what Table 20 has no field for (Q32): an element of

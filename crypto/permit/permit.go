@@ -46,6 +46,16 @@ func (r Root) Times(now time.Time, life time.Duration) [2]Key {
 	return [2]Key{r.key(n, life), r.key(n+1, life)}
 }
 
+// Counting returns every key whose tickets count at now, or will next.
+func (r Root) Counting(now time.Time, life time.Duration) []Key {
+	n := now.Unix() / int64(life/time.Second)
+	all := []Key{r.key(n, life), r.key(n+1, life)}
+	if old := r.key(n-1, life); now.Before(old.Until) {
+		all = append(all, old)
+	}
+	return all
+}
+
 func (r Root) key(n int64, life time.Duration) Key {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:], uint64(n))

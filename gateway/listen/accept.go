@@ -52,6 +52,11 @@ func (p *Port) accept(ctx context.Context, ln net.Listener) error {
 // a byte.
 func (p *Port) admit(tcp *net.TCPConn) {
 	remote := remoteOf(tcp)
+	if p.cfg.Admit != nil && !p.cfg.Admit(localOf(tcp), remote) {
+		p.metrics.drop(reason.GuardUnauthorized)
+		reset(tcp)
+		return
+	}
 	from := sourceOf(remote.Addr())
 	select {
 	case p.slots <- struct{}{}:
@@ -97,6 +102,13 @@ func remoteOf(c net.Conn) netip.AddrPort {
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		ap := a.AddrPort()
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+func localOf(c net.Conn) netip.AddrPort {
+	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
+		return a.AddrPort()
 	}
 	return netip.AddrPort{}
 }

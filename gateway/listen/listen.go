@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,9 @@ type Config struct {
 	Handlers map[string]Handler // by ALPN; HTTP1 also serves clients that offer none; required
 	Faces    *Faces             // certificates and who must show one; required
 	Limits   Limits
-	Drain    time.Duration // how long handlers may go on after Run's context is done; default 30s
+	// Admit judges a connection before any byte is read; default: everybody.
+	Admit func(local, remote netip.AddrPort) bool
+	Drain time.Duration // how long handlers may go on after Run's context is done; default 30s
 
 	GatewayID  string
 	Audit      audit.Sink            // default: none

@@ -44,6 +44,7 @@ const (
 	ListFresh        Code = "2.021"
 	StateDiffers     Code = "2.022" // gateway and control center do not agree on what is in force
 	StateUnproved    Code = "2.023" // the state folder may be a restored copy
+	GuardOff         Code = "2.024" // the guard that is configured does not run
 )
 
 // Class 3: traffic is not normal.
@@ -52,6 +53,7 @@ const (
 	HandshakeFaults Code = "3.002"
 	RequestAbuse    Code = "3.003" // malformed or ambiguous requests
 	TunnelAbuse     Code = "3.004" // frames beyond credit or rate
+	GuardFlood      Code = "3.005" // the guard drops more than the threshold
 )
 
 // Entry is what the catalogue says of a code.
@@ -96,11 +98,13 @@ var catalogue = []Entry{
 	{ListFresh, Normal, "the access list is fresh again", "授权清单已恢复为最新", "Nothing to do.", "无需处理。", false},
 	{StateDiffers, Severe, "gateway and control center differ on what is in force, the whole list is fetched", "网关与控制中心的生效内容不一致，正在重新获取完整清单", "Look for bad rows in the list and for faults of the disk.", "请检查清单中的无效行以及磁盘故障。", false},
 	{StateUnproved, Severe, "the state folder may be a restored copy: nothing is granted until the control center answers", "状态目录可能是恢复的备份：在控制中心应答之前不授予任何访问", "Restore the link to the control center; look for who replaced the state folder.", "请恢复与控制中心的连接，并排查状态目录被替换的原因。", false},
+	{GuardOff, Severe, "the guard does not run", "防护未运行", "See the detail for what the system lacks; admission is enforced in user space.", "请查看详情了解系统缺少的条件；准入控制暂由用户态执行。", false},
 
 	{ConnectionFlood, Severe, "too many connections", "连接数异常", "See the top sources; block them.", "请查看主要来源并予以阻断。", false},
 	{HandshakeFaults, Warning, "many handshakes fail", "大量握手失败", "See the reasons and the top sources.", "请查看原因和主要来源。", false},
 	{RequestAbuse, Warning, "many malformed requests", "大量异常请求", "See the top sources; block them.", "请查看主要来源并予以阻断。", false},
 	{TunnelAbuse, Warning, "a tunnel broke its limits", "隧道超出限制", "Check or lock the device.", "请检查或锁定该设备。", false},
+	{GuardFlood, Warning, "the guard drops many packets", "防护丢弃大量数据包", "See the top sources with yumen guard top; add them to a blocklist.", "请用 yumen guard top 查看主要来源，并加入封禁名单。", false},
 }
 
 var byCode = func() map[Code]*Entry {

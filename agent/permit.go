@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync/atomic"
+
+	"github.com/yumen-zt/yumen/crypto/permit"
+	"github.com/yumen-zt/yumen/tunnel/spa"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// permits connects to gateways, by the permit where there is one. Its methods
+// may be called from any goroutine.
+type permits struct {
+	dial spa.Dialer
+	last atomic.Pointer[string] // how the last connection was made
+}
+
+// The ways of a first packet, as the status names them.
+const (
+	openPort = "open"  // the gateway has no guard, or its port is published
+	byKnock  = "knock" // a datagram opened it
+)
+
+// permitKey is the context's key of the permit for the gateway that is dialed:
+// one channel serves all gateways, and its dial function has no other argument.
+type permitKey struct{}
+
+func withPermit(ctx context.Context, w *wire.Permit) context.Context {
+	if w == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, permitKey{}, w)
+}
+
+// connect makes the connection below a tunnel, by the permit of ctx if it has
+// one.
+func (p *permits) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	way := openPort
+	var c net.Conn
+	w, _ := ctx.Value(permitKey{}).(*wire.Permit)
+	pass, err := passOf(w)
+	if err == nil && pass != nil {
+		way = byKnock
+		c, err = p.dial.Dial(ctx, pass, addr)
+	} else if err == nil {
+		c, err = p.dial.Net.DialContext(ctx, network, addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.last.Store(&way)
+	return c, nil
+}
+
+// passOf returns what spa needs of a permit; nil when there is none.
+func passOf(w *wire.Permit) (*spa.Pass, error) {
+	if w == nil {
+		return nil, nil
+	}
+	if err := w.Check(); err != nil {
+		return nil, fmt.Errorf("use the permit of the resource list: %w", err)
+	}
+	pass := &spa.Pass{Port: w.Knock}
+	for _, t := range w.Tickets {
+		pass.Tickets = append(pass.Tickets, permit.Ticket{Alias: [8]byte(t.Alias), Gate: [16]byte(t.Gate), Knock: [32]byte(t.Knock), From: t.From, Until: t.Until})
+	}
+	return pass, nil
+}
+
+// Way returns how the last connection was made; empty before the first.
+func (p *permits) Way() string {
+	if w := p.last.Load(); w != nil {
+		return *w
+	}
+	return ""
+}

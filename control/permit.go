@@ -1,0 +1,42 @@
+package control
+
+import (
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/yumen-zt/yumen/crypto/permit"
+	"github.com/yumen-zt/yumen/wire"
+)
+
+// permitKeys reads what a gateway's permits are made of from its report; nil
+// when it says nothing of them, as a report that was buffered does not.
+func permitKeys(ext map[string]jsontext.Value) *wire.PermitKeys {
+	raw, ok := ext[wire.ExtPermit]
+	if !ok || len(raw) > 4096 {
+		return nil
+	}
+	p, err := wire.DecodeExtension[wire.PermitKeys](raw)
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+// permit gives a device its tickets for those of gateways that have a guard.
+func (s *Server) permit(gateways []wire.GatewayRef, deviceID string) {
+	for i := range gateways {
+		g := &gateways[i]
+		var keys *wire.PermitKeys
+		s.hub.with(g.ID, func(l *link) { keys = l.permits })
+		if keys == nil {
+			continue
+		}
+		g.Permit = &wire.Permit{Knock: keys.Knock}
+		for _, k := range keys.Keys {
+			if !s.cfg.Now().Before(k.Until) {
+				continue
+			}
+			t := permit.Key(k).Ticket(g.ID, deviceID)
+			g.Permit.Tickets = append(g.Permit.Tickets, wire.PermitTicket{Alias: t.Alias[:], Gate: t.Gate[:], Knock: t.Knock[:], From: t.From, Until: t.Until})
+		}
+	}
+}

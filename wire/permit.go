@@ -1,0 +1,79 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ExtPermit is the key of header.ext of T4 under which a gateway tells what its
+// agents' permits are made of: [PermitKeys].
+const ExtPermit = "permit"
+
+// PermitKeys is what a control center makes permits of, for one gateway: the
+// keys of the present and the coming time. They are secret and go over the
+// gateway's own authenticated channel only.
+type PermitKeys struct {
+	Knock uint16      `json:"knock"` // UDP port of knocks
+	Keys  []PermitKey `json:"keys"`
+}
+
+// PermitKey is one of them, as crypto/permit has it.
+type PermitKey struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+	Key   []byte    `json:"key"`
+}
+
+// String hides the key.
+func (k PermitKey) String() string { return fmt.Sprintf("key of permits until %s", k.Until) }
+
+const maxPermits = 4 // of one gateway
+
+// Check reports what is wrong with p.
+func (p *PermitKeys) Check() error {
+	if p.Knock == 0 || len(p.Keys) == 0 || len(p.Keys) > maxPermits {
+		return fmt.Errorf("check permit keys: knock port %d, %d keys", p.Knock, len(p.Keys))
+	}
+	for _, k := range p.Keys {
+		if len(k.Key) != 32 || !k.From.Before(k.Until) {
+			return errors.New("check permit keys: not 32 bytes, or no time")
+		}
+	}
+	return nil
+}
+
+// Permit is what an agent shows to a guarded gateway: a field of [GatewayRef].
+// It is secret.
+type Permit struct {
+	Knock   uint16         `json:"knock"` // UDP port of knocks
+	Tickets []PermitTicket `json:"tickets"`
+}
+
+// String hides the keys.
+func (p *Permit) String() string { return fmt.Sprintf("permit with %d tickets", len(p.Tickets)) }
+
+// PermitTicket is one ticket, as crypto/permit has it.
+type PermitTicket struct {
+	Alias []byte    `json:"alias"`
+	Gate  []byte    `json:"gate"`
+	Knock []byte    `json:"code"`
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+}
+
+// String hides the keys.
+func (t PermitTicket) String() string { return fmt.Sprintf("ticket %x until %s", t.Alias, t.Until) }
+
+// Check reports what is wrong with p.
+func (p *Permit) Check() error {
+	if p.Knock == 0 || len(p.Tickets) > maxPermits {
+		return fmt.Errorf("check permit: knock port %d, %d tickets", p.Knock, len(p.Tickets))
+	}
+	for _, t := range p.Tickets {
+		if len(t.Alias) != 8 || t.Alias[0] < 0x80 || len(t.Gate) != 16 || len(t.Knock) != 32 {
+			return errors.New("check permit: a ticket's fields have other sizes")
+		}
+	}
+	return nil
+}
