@@ -6,7 +6,7 @@ LINT    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME ?= 2s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long check lint generate bench needs fuzz
+.PHONY: help build demo test test-long check lint generate bench bench-budget needs fuzz
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,3 +47,6 @@ bench: build ## the figures of the design, with peers side by side
 	$(GO) test -run='^$$' -bench=. -benchmem ./bench/access/...
 	bench/http/run.sh
 	$(GO) run ./bench/tlcp
+
+bench-budget: ## the 3 seconds of clauses 7.2 and 9.2: every link and table, in every situation (20 minutes)
+	$(GO) run ./bench/budget -n 10000 -out bin/budget $(ARGS)

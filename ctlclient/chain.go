@@ -323,6 +323,14 @@ func (c *chain) send(ctx context.Context, k Class, at place, s *stretch) error {
 		c.mu.Unlock()
 		return nil
 	}
+	if first := s.items[0].Seq; slices.Contains(acks.Acks[i].Ahead, strconv.FormatUint(first, 10)) {
+		// It went ahead at the same moment, and this was answered as a repeat of
+		// that: now its turn comes.
+		c.mu.Lock()
+		c.kept[k][first] = true
+		c.mu.Unlock()
+		return nil
+	}
 	return fmt.Errorf("%w: it takes nothing of class %s", ErrDown, k)
 }
 
