@@ -76,6 +76,7 @@ func Read(r io.Reader) (*Hello, error) {
 	h := &Hello{}
 	var message []byte // the handshake message so far
 	need := 4          // bytes of message that must be there before its length is known
+	var tlcp bool      // by the version of the records
 	for len(message) < need {
 		head := len(h.Raw)
 		if err := h.fill(r, recordHeader); err != nil {
@@ -87,6 +88,10 @@ func Read(r io.Reader) (*Hello, error) {
 		}
 		if v := binary.BigEndian.Uint16(rec[1:]); v>>8 != 3 && v != VersionTLCP {
 			return h, fault(reason.HelloMalformed, "record version 0x%04x", v)
+		} else if head > 0 && tlcp != (v == VersionTLCP) {
+			return h, fault(reason.TLSVersion, "records of TLS and of TLCP in one hello")
+		} else {
+			tlcp = v == VersionTLCP
 		}
 		n := int(binary.BigEndian.Uint16(rec[3:]))
 		if n == 0 || n > maxRecord || len(h.Raw)+n > maxRaw {
@@ -112,6 +117,9 @@ func Read(r io.Reader) (*Hello, error) {
 	}
 	if !h.parse(message[4:need]) {
 		return h, fault(reason.HelloMalformed, "hello cannot be read")
+	}
+	if tlcp != h.TLCP() {
+		return h, fault(reason.TLSVersion, "a hello of version 0x%04x in records of the other protocol", h.Version)
 	}
 	return h, nil
 }

@@ -179,3 +179,32 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// The version of the records and that of the hello must be of one protocol:
+// which of the two counts would be another reader's choice.
+func TestS24_RecordsOfOneProtocolHelloOfTheOther(t *testing.T) {
+	of := func(version string) string {
+		return "\x01\x00\x00\x2b" + version + strings.Repeat("r", 32) + "\x00\x00\x04\xe0\x53\x13\x01\x01\x00"
+	}
+	record := func(version, body string) string { return "\x16" + version + "\x00" + string(rune(len(body))) + body }
+	const tls, tlcp = "\x03\x03", "\x01\x01"
+	for name, c := range map[string]struct {
+		raw string
+		ok  bool
+	}{
+		"TLS":                        {record(tls, of(tls)), true},
+		"TLS, oldest record":         {record("\x03\x01", of(tls)), true},
+		"TLCP":                       {record(tlcp, of(tlcp)), true},
+		"TLS in records of TLCP":     {record(tlcp, of(tls)), false},
+		"TLCP in records of TLS":     {record(tls, of(tlcp)), false},
+		"TLCP that is still to come": {record(tlcp, of("\x01\x02")), false},
+		"records of both, TLS":       {record(tls, of(tls)[:9]) + record(tlcp, of(tls)[9:]), false},
+		"records of both, TLCP":      {record(tlcp, of(tlcp)[:9]) + record(tls, of(tlcp)[9:]), false},
+	} {
+		_, err := Read(strings.NewReader(c.raw))
+		var e *Error
+		if ok := err == nil; ok != c.ok || !ok && (!errors.As(err, &e) || e.Reason != reason.TLSVersion) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
