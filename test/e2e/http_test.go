@@ -58,9 +58,9 @@ func fileSum(t testing.TB, path string) string {
 // nginx behind the gateway serves curl as if nothing stood between them.
 func TestGCR002_M4_M8_NginxServesCurlOverEveryProtocol(t *testing.T) {
 	t.Parallel()
-	bothFamilies(t, func(t *testing.T, w *world, v6 bool) {
+	inWorlds(t, everywhere, func(t *testing.T, w *world) {
 		n := peers(t).nginx
-		mark := "h" + strings.ToLower(family(v6))
+		mark := "h" + strings.ToLower(w.where.String())
 		u := w.NewUser("curl")
 		w.Grant(u, "browser", time.Time{}, filesID)
 		b := w.signedIn(t, u, false, "files")
@@ -77,9 +77,13 @@ func TestGCR002_M4_M8_NginxServesCurlOverEveryProtocol(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := within(t, 3*time.Minute)
+		if w.tlcp {
+			nginxOverTLCP(ctx, t, w, u, mark, small, big)
+			return
+		}
 		curl := func(args ...string) string {
 			t.Helper()
-			out, err := w.Curl(ctx, v6, host, append([]string{"-H", cookie}, args...)...)
+			out, err := w.Curl(ctx, w.v6, host, append([]string{"-H", cookie}, args...)...)
 			if err != nil {
 				t.Errorf("%v", err)
 			}
@@ -131,10 +135,10 @@ func TestGCR002_M4_M8_NginxServesCurlOverEveryProtocol(t *testing.T) {
 }
 
 // What tells nginx who asks comes from the gateway alone, however a client
-// spells it.
+// spells it. The fields know nothing of the protocol below: TLS alone.
 func TestGCR002_M8_M60_IdentityHeadersAreTheGatewaysOnly(t *testing.T) {
 	t.Parallel()
-	bothFamilies(t, func(t *testing.T, w *world, v6 bool) {
+	inWorlds(t, []where{{false, false}, {true, false}}, func(t *testing.T, w *world) {
 		n := peers(t).nginx
 		u := w.NewUser("spoof")
 		w.Grant(u, "browser", time.Time{}, filesID)
@@ -147,19 +151,19 @@ func TestGCR002_M8_M60_IdentityHeadersAreTheGatewaysOnly(t *testing.T) {
 		}
 		for i, spoof := range spoofs {
 			for _, proto := range []string{"--http1.1", "--http2"} {
-				tag := fmt.Sprintf("spoof%d%s%s", i, proto, family(v6))
-				if _, err := w.Curl(within(t, time.Minute), v6, w.app(filesID).Host(), proto, "-H", cookie, "-H", spoof, "-o", "/dev/null", w.URL("files", "/"+tag)); err != nil {
+				tag := fmt.Sprintf("spoof%d%s%s", i, proto, w.where.String())
+				if _, err := w.Curl(within(t, time.Minute), w.v6, w.app(filesID).Host(), proto, "-H", cookie, "-H", spoof, "-o", "/dev/null", w.URL("files", "/"+tag)); err != nil {
 					t.Errorf("%s: %v", spoof, err)
 				}
 			}
 		}
 		client := "127.0.0.1"
-		if v6 {
+		if w.v6 {
 			client = "::1"
 		}
 		reached := 0
 		for _, s := range n.Seen() {
-			if !strings.HasPrefix(s.URI, "/spoof") || !strings.HasSuffix(s.URI, family(v6)) {
+			if !strings.HasPrefix(s.URI, "/spoof") || !strings.HasSuffix(s.URI, w.where.String()) {
 				continue
 			}
 			reached++

@@ -31,7 +31,7 @@ func TestGCR002_M57_RevocationLatency(t *testing.T) {
 	if testbed.Long() {
 		rounds = 100
 	}
-	w := worlds[false](t)
+	w := worlds[ownLinks](t)
 	a := w.NewAgent(t, "latency")
 	gateway := map[string][]time.Duration{}     // by flow: commit to the lease's release, when the socket is closed or reset
 	client := map[string][]time.Duration{}      // by flow: commit to the last byte that the client reads

@@ -38,7 +38,7 @@ func (o *opener) flow(t testing.TB, when string) {
 // what the new file takes away is cut.
 func TestReloadBySignal(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil, false)
+	w := newWorld(t, nil, ownLinks)
 	_, b, a := w.newcomer(t, "reload", time.Time{})
 	o := openAll(t, w, b, a)
 	reloads := func(result string) int {
@@ -147,7 +147,7 @@ func TestTermDrains(t *testing.T) {
 // and enforces what it knew.
 func TestGCR002_M66_RestartWithoutTheControlCenter(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil, false)
+	w := newWorld(t, nil, ownLinks, "staleness: {fresh: 1m}\n")
 	u, b, a := w.newcomer(t, "restart", time.Time{})
 	locked := w.NewUser("restartlocked")
 	w.Grant(locked, "browser", time.Time{}, webID)
@@ -218,18 +218,18 @@ func TestGCR002_M66_RestartWithoutTheControlCenter(t *testing.T) {
 			return err == nil && string(buf) == "echo"
 		})
 		t.Logf("%s: the tunnel carried again %v later", how, time.Since(began).Round(time.Millisecond))
-		testbed.Eventually(t, 20*time.Second, "healthz says that the lists may be old", func() bool {
-			status, word, err := w.Health()
-			return err == nil && status == 200 && word == string(gateway.Stale)
-		})
 	}
+	testbed.Eventually(t, 90*time.Second, "healthz says that the lists may be old", func() bool {
+		status, word, err := w.Health()
+		return err == nil && status == 200 && word == string(gateway.Stale)
+	})
 }
 
 // The control center goes and comes back: the gateway enforces meanwhile, and
 // what happened in between arrives.
 func TestGCR002_M66_M67_ControlCenterAwayAndBack(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil, false)
+	w := newWorld(t, nil, ownLinks)
 	u, b, a := w.newcomer(t, "away", time.Time{})
 	o := openAll(t, w, b, a)
 	if err := w.Control.Stop(); err != nil {
@@ -295,7 +295,7 @@ func pending(st *gateway.Status) (n int) {
 // between two status reports.
 func TestGCR002_M43_M52_NoGapInReports(t *testing.T) {
 	t.Parallel()
-	s := newWorld(t, nil, true)
+	s := newWorld(t, nil, where{true, true})
 	began := time.Now()
 	want := began.Add(75 * time.Second)
 	if testbed.Long() {

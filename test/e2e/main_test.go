@@ -58,29 +58,50 @@ var (
 	peers = testbed.Once(suite, "peers", func(testbed.Owner) *peerSet { return makePeers() })
 )
 
+// where is what a world's links run over.
+type where struct{ v6, tlcp bool }
+
+// String is a word that is fit for names: of files, tables, users.
+func (x where) String() string {
+	s := "IPv4"
+	if x.v6 {
+		s = "IPv6"
+	}
+	if x.tlcp {
+		return s + "TLCP"
+	}
+	return s + "TLS"
+}
+
+// protocol is how status and audit name what a link runs over.
+func (x where) protocol(got string) bool {
+	return x.tlcp && got == "tlcp" || !x.tlcp && strings.HasPrefix(got, "tls1.")
+}
+
 // world is a site with every kind of application.
 type world struct {
 	*testbed.Site
+	where
 	web  *testbed.WebApp
 	echo *testbed.TCPApp
-	v6   bool
 }
 
-func newWorld(o testbed.Owner, p *peerSet, v6 bool) *world {
-	w := &world{web: testbed.NewWebApp(o, v6), echo: testbed.NewTCPApp(o, v6), v6: v6}
+// newWorld makes a world; extra are further lines of gateway.yaml.
+func newWorld(o testbed.Owner, p *peerSet, x where, extra ...string) *world {
+	w := &world{web: testbed.NewWebApp(o, x.v6), echo: testbed.NewTCPApp(o, x.v6), where: x}
 	apps := []testbed.App{
 		{ID: webID, Name: "web", Upstream: w.web.URL},
 		{ID: echoID, Name: "echo", Upstream: "tcp://" + w.echo.Address},
-		{ID: udpID, Name: "udp", Upstream: "udp://" + testbed.NewUDPApp(o, v6)},
+		{ID: udpID, Name: "udp", Upstream: "udp://" + testbed.NewUDPApp(o, x.v6)},
 	}
 	if p != nil {
-		apps = append(apps, testbed.App{ID: filesID, Name: "files", Upstream: p.nginx.URL(v6)},
-			testbed.App{ID: redisID, Name: "redis", Upstream: "tcp://" + testbed.Loopback(v6, p.redis)})
+		apps = append(apps, testbed.App{ID: filesID, Name: "files", Upstream: p.nginx.URL(x.v6)},
+			testbed.App{ID: redisID, Name: "redis", Upstream: "tcp://" + testbed.Loopback(x.v6, p.redis)})
 		if p.pg != nil {
-			apps = append(apps, testbed.App{ID: pgID, Name: "pg", Upstream: "tcp://" + testbed.Loopback(v6, p.pg.Port)})
+			apps = append(apps, testbed.App{ID: pgID, Name: "pg", Upstream: "tcp://" + testbed.Loopback(x.v6, p.pg.Port)})
 		}
 	}
-	w.Site = testbed.NewSite(o, testbed.SiteConfig{V6: v6, Apps: apps})
+	w.Site = testbed.NewSite(o, testbed.SiteConfig{V6: x.v6, TLCP: x.tlcp, Apps: apps, Gateway: strings.Join(extra, "")})
 	return w
 }
 
@@ -93,26 +114,29 @@ func (w *world) app(id string) testbed.App {
 	return testbed.App{}
 }
 
-// The sites that tests share, one that speaks IPv4 on every link and one that
-// speaks IPv6.
-var worlds = map[bool]func(testing.TB) *world{
-	false: testbed.Once(suite, "IPv4 site", func(o testbed.Owner) *world { return newWorld(o, makePeers(), false) }),
-	true:  testbed.Once(suite, "IPv6 site", func(o testbed.Owner) *world { return newWorld(o, makePeers(), true) }),
-}
+// The ways in which the suite is run: what depends on the protocol of a link
+// runs over all of them, what does not over ownLinks alone.
+var (
+	everywhere = []where{{false, false}, {true, false}, {false, true}, {true, true}}
+	protocols  = []where{{false, false}, {false, true}}
+	ownLinks   = where{false, true} // TLCP: what own links run over by default
+)
 
-func family(v6 bool) string {
-	if v6 {
-		return "IPv6"
+// The sites that tests share.
+var worlds = func() map[where]func(testing.TB) *world {
+	out := map[where]func(testing.TB) *world{}
+	for _, x := range everywhere {
+		out[x] = testbed.Once(suite, x.String()+" site", func(o testbed.Owner) *world { return newWorld(o, makePeers(), x) })
 	}
-	return "IPv4"
-}
+	return out
+}()
 
-// bothFamilies runs a test over IPv4 and IPv6.
-func bothFamilies(t *testing.T, f func(t *testing.T, w *world, v6 bool)) {
-	for _, v6 := range []bool{false, true} {
-		t.Run(family(v6), func(t *testing.T) {
+// inWorlds runs a test over each of the given ways.
+func inWorlds(t *testing.T, over []where, f func(t *testing.T, w *world)) {
+	for _, x := range over {
+		t.Run(x.String(), func(t *testing.T) {
 			t.Parallel()
-			f(t, worlds[v6](t), v6)
+			f(t, worlds[x](t))
 		})
 	}
 }

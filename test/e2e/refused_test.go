@@ -320,7 +320,7 @@ func contains[T comparable](all []T, v T) bool {
 // A browser without a device has no use for the grant of a device.
 func TestGCR002_M57_ABrowserHasNoUseForADevicesGrant(t *testing.T) {
 	t.Parallel()
-	w := worlds[false](t)
+	w := worlds[ownLinks](t)
 	u := w.NewUser("deviceonly")
 	w.Grant(u, "any", time.Time{}, webID, echoID)
 	a := w.NewAgent(t, "deviceonly")

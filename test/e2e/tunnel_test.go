@@ -87,7 +87,7 @@ func (c *resp) set(key string, n int64, seed uint64) (string, error) {
 // go through the agent as if nothing stood between.
 func TestGCR002_M4_M78_DatabasesThroughTheAgent(t *testing.T) {
 	t.Parallel()
-	bothFamilies(t, func(t *testing.T, w *world, v6 bool) {
+	inWorlds(t, everywhere, func(t *testing.T, w *world) {
 		p := peers(t)
 		u := w.NewUser("tunnel")
 		apps, forwards := []string{redisID}, []testbed.App{w.app(redisID)}
@@ -117,7 +117,7 @@ func TestGCR002_M4_M78_DatabasesThroughTheAgent(t *testing.T) {
 			}
 			r := newRESP(c)
 			for i := range 50 {
-				key := fmt.Sprintf("%s %s %d", family(v6), name, i)
+				key := fmt.Sprintf("%s %s %d", w.where.String(), name, i)
 				if got, err := r.command(nil, "SET", key, "值 "+key); err != nil || got != "+OK" {
 					t.Fatalf("%s: SET %q, %v", name, got, err)
 				}
@@ -130,7 +130,7 @@ func TestGCR002_M4_M78_DatabasesThroughTheAgent(t *testing.T) {
 				c.Close()
 				continue // the two others carry the bulk
 			}
-			key, began := "bulk "+family(v6)+name, time.Now()
+			key, began := "bulk "+w.where.String()+name, time.Now()
 			sum, err := r.set(key, bulk(), uint64(len(name)))
 			if err != nil {
 				t.Fatalf("%s: upload: %v", name, err)
@@ -142,7 +142,7 @@ func TestGCR002_M4_M78_DatabasesThroughTheAgent(t *testing.T) {
 				t.Errorf("%s: download: digest %x, want %s; %v", name, h.Sum(nil), sum, err)
 			}
 			down := time.Since(began)
-			t.Logf("%s over %s: %d MiB up in %v, down in %v", name, family(v6), bulk()>>20, up.Round(time.Millisecond), down.Round(time.Millisecond))
+			t.Logf("%s over %s: %d MiB up in %v, down in %v", name, w.where.String(), bulk()>>20, up.Round(time.Millisecond), down.Round(time.Millisecond))
 			if _, err := r.command(nil, "DEL", key); err != nil {
 				t.Error(err)
 			}
@@ -163,7 +163,7 @@ func TestGCR002_M4_M78_DatabasesThroughTheAgent(t *testing.T) {
 		}
 		redisCLI(ctx, t, a.Forwards[0])
 		if p.pg != nil {
-			postgres(ctx, t, p.pg, a.Forwards[1], "t"+family(v6))
+			postgres(ctx, t, p.pg, a.Forwards[1], "t"+w.where.String())
 		}
 	})
 }

@@ -23,7 +23,7 @@ func everything(f *flow) bool { return true }
 // own, within two seconds, and nothing else.
 func TestGCR002_M57_EveryVerbThatTakesAwayCuts(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil, false)
+	w := newWorld(t, nil, ownLinks)
 	type newcomer struct {
 		u               *testbed.User
 		a               *testbed.Agent

@@ -1,10 +1,11 @@
 package testbed
 
+//lint:file-ignore SA1019 net/http offers HTTP/2 by ALPN to *tls.Conn only; x/net/http2 takes any connection
+
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -15,6 +16,10 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/yumen-zt/yumen/crypto/tlcp"
 )
 
 // Browser is a client with cookies that finds a site's hosts on loopback.
@@ -37,26 +42,90 @@ func (s *Site) NewBrowser(o Owner, h2, v6 bool) *Browser {
 	if err != nil {
 		o.Fatalf("%v", err)
 	}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(host, Domain) || strings.HasSuffix(host, ".localhost") {
+			host = strings.TrimSuffix(Loopback(v6, 0), ":0")
+			host = strings.Trim(host, "[]")
+		}
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, net.JoinHostPort(host, port))
+	}
 	tr := &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: b.roots}, ForceAttemptHTTP2: h2, DisableCompression: true,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			host, port, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			if strings.HasSuffix(host, Domain) || strings.HasSuffix(host, ".localhost") {
-				host = strings.TrimSuffix(Loopback(v6, 0), ":0")
-				host = strings.Trim(host, "[]")
-			}
-			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, net.JoinHostPort(host, port))
-		},
+		TLSClientConfig: &tls.Config{RootCAs: b.roots}, ForceAttemptHTTP2: h2, DisableCompression: true, DialContext: dial,
 	}
 	if !h2 {
 		tr.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	}
 	b.Client = &http.Client{Jar: jar, Transport: tr}
+	if s.TLCPRoots != nil {
+		b.Client.Transport = &overTLCP{tls: tr, tlcp: tlcpTransport(s, h2, dial)}
+	}
 	o.Cleanup(b.Client.CloseIdleConnections)
 	return b
+}
+
+// overTLCP speaks TLCP with the site's hosts, and TLS with the identity provider.
+type overTLCP struct {
+	tls  *http.Transport
+	tlcp interface {
+		http.RoundTripper
+		CloseIdleConnections()
+	}
+}
+
+func (o *overTLCP) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Hostname(), "."+Domain) {
+		return o.tlcp.RoundTrip(r)
+	}
+	return o.tls.RoundTrip(r)
+}
+
+func (o *overTLCP) CloseIdleConnections() {
+	o.tls.CloseIdleConnections()
+	o.tlcp.CloseIdleConnections()
+}
+
+func tlcpTransport(s *Site, h2 bool, dial func(ctx context.Context, network, addr string) (net.Conn, error)) interface {
+	http.RoundTripper
+	CloseIdleConnections()
+} {
+	proto := "http/1.1"
+	if h2 {
+		proto = "h2"
+	}
+	// One configuration a transport: connections resume each other's sessions.
+	config := &tlcp.Config{RootCAs: s.TLCPRoots, NextProtos: []string{proto}, SessionCache: tlcp.NewLRUSessionCache(0)}
+	connect := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		c := config.Clone()
+		c.ServerName = host
+		conn := tlcp.Client(raw, c)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, err
+		}
+		if got := conn.ConnectionState().NegotiatedProtocol; got != proto {
+			conn.Close()
+			return nil, fmt.Errorf("the gateway chose the protocol %q, want %q", got, proto)
+		}
+		return conn, nil
+	}
+	if !h2 {
+		return &http.Transport{DialTLSContext: connect, DisableCompression: true}
+	}
+	return &http2.Transport{DisableCompression: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+		return connect(ctx, network, addr)
+	}}
 }
 
 // Page is an answer with its body, at most 1 MiB of it.
@@ -131,18 +200,15 @@ func (b *Browser) Cookies(target string) string {
 	return strings.Join(all, "; ")
 }
 
-// Raw opens a TLS connection with ALPN http/1.1 to a host of the site.
-func (b *Browser) Raw(ctx context.Context, host string) (*tls.Conn, error) {
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{RootCAs: b.roots, ServerName: host, NextProtos: []string{"http/1.1"}}}
-	c, err := d.DialContext(ctx, "tcp", Loopback(b.v6, b.s.Port))
-	if err != nil {
-		return nil, err
+// Raw opens a TLS or TLCP connection with ALPN http/1.1 to a host of the site.
+func (b *Browser) Raw(ctx context.Context, host string) (net.Conn, error) {
+	inner, at := &net.Dialer{Timeout: 5 * time.Second}, Loopback(b.v6, b.s.Port)
+	if b.s.TLCPRoots != nil {
+		d := tlcp.Dialer{NetDialer: inner, Config: &tlcp.Config{RootCAs: b.s.TLCPRoots, ServerName: host, NextProtos: []string{"http/1.1"}}}
+		return d.DialContext(ctx, "tcp", at)
 	}
-	t, ok := c.(*tls.Conn)
-	if !ok {
-		return nil, errors.New("no TLS connection")
-	}
-	return t, nil
+	d := tls.Dialer{NetDialer: inner, Config: &tls.Config{RootCAs: b.roots, ServerName: host, NextProtos: []string{"http/1.1"}}}
+	return d.DialContext(ctx, "tcp", at)
 }
 
 // SignOut signs out at an application, as its page does.

@@ -45,6 +45,8 @@ type Lone struct {
 	Keys   *keystore.Store
 	Admin  *adminsock.Client
 	Audit  AuditFile
+	// Metrics is the host:port of /metrics.
+	Metrics string
 	*Process
 
 	apps  []App
@@ -65,7 +67,7 @@ type LoneConfig struct {
 // NewLone makes and starts a lone gateway with version 1 of its lists.
 func NewLone(o Owner, c LoneConfig) *Lone {
 	o.Helper()
-	l := &Lone{Dir: folder(o), Port: Port(o), apps: c.Apps, o: o}
+	l := &Lone{Dir: folder(o), Port: Port(o), Metrics: Loopback(false, Port(o)), apps: c.Apps, o: o}
 	pass := []byte(randomText(32))
 	var err error
 	if l.CA, err = lab.New(lab.Config{Name: "Yumen test", Iterations: iterations}); err != nil {
@@ -98,8 +100,8 @@ func NewLone(o Owner, c LoneConfig) *Lone {
 keys: {dir: keys, passphrase_file: passphrase}
 certificates: [{cert_file: site.crt, key_file: site.key}]
 lists: {grants: grants.list, policies: policies.list}
-metrics: {listen: "off"}
-`, Loopback(false, l.Port), Loopback(true, l.Port))
+metrics: {listen: %q}
+`, Loopback(false, l.Port), Loopback(true, l.Port), l.Metrics)
 	writeApps(&b, c.Apps)
 	b.WriteString(c.Gateway)
 	config := filepath.Join(dir, "gateway.yaml")

@@ -18,6 +18,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/emmansun/gmsm/sm2"
+	"github.com/emmansun/gmsm/smx509"
+
 	"github.com/yumen-zt/yumen/agent"
 	"github.com/yumen-zt/yumen/control"
 	"github.com/yumen-zt/yumen/crypto/keystore"
@@ -54,6 +57,7 @@ func (a App) Address() string { _, addr, _ := strings.Cut(a.Upstream, "://"); re
 // SiteConfig chooses a site.
 type SiteConfig struct {
 	V6      bool // the parties find each other on [::1]
+	TLCP    bool // browsers and own links speak TLCP (crypto.profile mixed), else TLS (intl)
 	Apps    []App
 	Gateway string // further lines of gateway.yaml
 	Control string // further lines of control.yaml
@@ -68,6 +72,8 @@ type Site struct {
 	Issuer       string
 	CA           []byte // PEM of the TLS root
 	CAFile       string
+	TLCPRoots    *smx509.CertPool // of the gateway's TLCP pair; nil without TLCP
+	TLCPRootFile string
 	Admin        *control.AdminClient
 	GatewayAdmin *adminsock.Client
 	Metrics      string // host:port
@@ -103,7 +109,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 	}
 	// The provider on loopback alone, too.
 	text := idpListen.ReplaceAllString(string(raw), fmt.Sprintf("  listen: [%q, %q]", Loopback(false, idpPort), Loopback(true, idpPort)))
-	if err := os.WriteFile(file, []byte(text+c.Control), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(text+c.profile()+c.Control), 0o600); err != nil {
 		o.Fatalf("%v", err)
 	}
 	cc, err := control.LoadConfig(file)
@@ -134,6 +140,14 @@ func NewSite(o Owner, c SiteConfig) *Site {
 		return err == nil && st.Health == gateway.Ready && st.Control != nil && st.Control.Push
 	})
 	return s
+}
+
+// profile are the lines of every role's file that choose the protocol.
+func (c SiteConfig) profile() string {
+	if c.TLCP {
+		return "crypto: {profile: mixed}\n"
+	}
+	return "crypto: {profile: intl}\n"
 }
 
 // URL returns the URL of path on the host with this first label.
@@ -239,6 +253,47 @@ func (s *Site) certify(cc control.Config) {
 	if err := errors.Join(os.WriteFile(s.CAFile, s.CA, 0o600), webCertificate(ca, dir, hosts)); err != nil {
 		s.o.Fatalf("%v", err)
 	}
+	if !s.TLCP {
+		return
+	}
+	s.TLCPRoots, s.TLCPRootFile = smx509.NewCertPool(), filepath.Join(s.Dir, "tlcp-root.crt")
+	root := ca.RootPEM(keystore.TLCPRoot)
+	if !s.TLCPRoots.AppendCertsFromPEM(root) {
+		s.o.Fatalf("no root of TLCP in the laboratory")
+	}
+	if err := errors.Join(os.WriteFile(s.TLCPRootFile, root, 0o600), webPair(ca, dir, hosts)); err != nil {
+		s.o.Fatalf("%v", err)
+	}
+}
+
+// pairLines are an entry of the gateway's certificates for what webPair wrote.
+const pairLines = "  - {sign_cert_file: sign.crt, sign_key_file: sign.key, enc_cert_file: enc.crt, enc_key_file: enc.key}\n"
+
+// webPair writes the TLCP pair sign.crt, sign.key, enc.crt, enc.key for hosts
+// into dir.
+func webPair(ca *lab.CA, dir string, hosts []string) error {
+	var requests, keys [2][]byte
+	for i := range keys {
+		k, err := sm2.GenerateKey(rand.Reader)
+		if err != nil {
+			return err
+		}
+		if requests[i], err = smx509.CreateCertificateRequest(rand.Reader, &smx509.CertificateRequest{}, k); err != nil {
+			return err
+		}
+		der, err := smx509.MarshalPKCS8PrivateKey(k)
+		if err != nil {
+			return err
+		}
+		keys[i] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	}
+	sign, enc, err := ca.IssueTLCPWeb(requests[0], requests[1], lab.Options{Hosts: hosts})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "sign.crt"), sign, 0o600), os.WriteFile(filepath.Join(dir, "sign.key"), keys[0], 0o600),
+		os.WriteFile(filepath.Join(dir, "enc.crt"), enc, 0o600), os.WriteFile(filepath.Join(dir, "enc.key"), keys[1], 0o600))
 }
 
 // webCertificate writes site.crt and site.key for hosts into dir.
@@ -271,17 +326,24 @@ func (s *Site) WriteGateway(apps []App, extra string) {
 	if err != nil {
 		s.o.Fatalf("%v", err)
 	}
+	pair := ""
+	if s.TLCP {
+		pair = pairLines
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `name: e2e
 listen: [%q, %q]
 keys: {dir: keys, passphrase_file: passphrase}
 certificates:
   - {cert_file: site.crt, key_file: site.key}
-control: {url: %q}
+%scontrol: {url: %q}
 login: {host: %q, issuer: %q, client_id: gateway, ca_file: ../ca.crt}
 metrics: {listen: %q}
-`, Loopback(s.V6, s.Port), Loopback(!s.V6, s.Port), u.URL, "login."+Domain, s.Issuer, s.Metrics)
+`, Loopback(s.V6, s.Port), Loopback(!s.V6, s.Port), pair, u.URL, "login."+Domain, s.Issuer, s.Metrics)
 	writeApps(&b, apps)
+	if !strings.Contains(extra, "crypto:") {
+		b.WriteString(s.profile())
+	}
 	b.WriteString(extra)
 	if err := os.WriteFile(s.GatewayConfig, []byte(b.String()), 0o600); err != nil {
 		s.o.Fatalf("%v", err)
@@ -357,7 +419,7 @@ func (s *Site) NewAgent(o Owner, name string, forwards ...App) *Agent {
 	e := s.enrol("agent", name)
 	a := &Agent{ID: e.ID, DeviceID: e.DeviceID, SOCKS5: Loopback(s.V6, Port(o)), Config: filepath.Join(s.Dir, name, "agent.yaml"), o: o}
 	var b strings.Builder
-	fmt.Fprintf(&b, "control: %s\nsocks5: [%q]\n", e.URL, a.SOCKS5)
+	fmt.Fprintf(&b, "control: %s\nsocks5: [%q]\n%s", e.URL, a.SOCKS5, s.profile())
 	if len(forwards) > 0 {
 		b.WriteString("forwards:\n")
 	}
