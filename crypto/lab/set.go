@@ -104,6 +104,27 @@ func writeSet(cfg SetConfig) (*Set, error) {
 	return s, nil
 }
 
+// WebPair makes keys and certificates of a web server that speaks TLCP, and
+// writes them into dir: sign.crt, sign.key, enc.crt, enc.key. Files that are
+// there already are an error.
+func (c *CA) WebPair(dir string, o Options) (*tlcp.PairFiles, error) {
+	signCSR, signKey, err := request()
+	if err != nil {
+		return nil, err
+	}
+	encCSR, encKey, err := request()
+	if err != nil {
+		return nil, err
+	}
+	sign, enc, err := c.IssueTLCPWeb(signCSR, encCSR, o)
+	if err != nil {
+		return nil, err
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	p := &tlcp.PairFiles{SignCert: at("sign.crt"), SignKey: at("sign.key"), EncCert: at("enc.crt"), EncKey: at("enc.key")}
+	return p, errors.Join(writeNew(p.SignCert, sign), writeNew(p.SignKey, signKey), writeNew(p.EncCert, enc), writeNew(p.EncKey, encKey))
+}
+
 // request makes an SM2 key, as PEM, and a certificate request for it, as DER.
 func request() (csr, key []byte, err error) {
 	k, err := sm2.GenerateKey(rand.Reader)

@@ -18,7 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/emmansun/gmsm/sm2"
 	"github.com/emmansun/gmsm/smx509"
 
 	"github.com/yumen-zt/yumen/agent"
@@ -261,40 +260,15 @@ func (s *Site) certify(cc control.Config) {
 	if !s.TLCPRoots.AppendCertsFromPEM(root) {
 		s.o.Fatalf("no root of TLCP in the laboratory")
 	}
-	if err := errors.Join(os.WriteFile(s.TLCPRootFile, root, 0o600), webPair(ca, dir, hosts)); err != nil {
+	_, err = ca.WebPair(dir, lab.Options{Hosts: hosts})
+	if err := errors.Join(err, os.WriteFile(s.TLCPRootFile, root, 0o600)); err != nil {
 		s.o.Fatalf("%v", err)
 	}
 }
 
-// pairLines are an entry of the gateway's certificates for what webPair wrote.
+// pairLines are an entry of the gateway's certificates for what lab's WebPair
+// wrote.
 const pairLines = "  - {sign_cert_file: sign.crt, sign_key_file: sign.key, enc_cert_file: enc.crt, enc_key_file: enc.key}\n"
-
-// webPair writes the TLCP pair sign.crt, sign.key, enc.crt, enc.key for hosts
-// into dir.
-func webPair(ca *lab.CA, dir string, hosts []string) error {
-	var requests, keys [2][]byte
-	for i := range keys {
-		k, err := sm2.GenerateKey(rand.Reader)
-		if err != nil {
-			return err
-		}
-		if requests[i], err = smx509.CreateCertificateRequest(rand.Reader, &smx509.CertificateRequest{}, k); err != nil {
-			return err
-		}
-		der, err := smx509.MarshalPKCS8PrivateKey(k)
-		if err != nil {
-			return err
-		}
-		keys[i] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	}
-	sign, enc, err := ca.IssueTLCPWeb(requests[0], requests[1], lab.Options{Hosts: hosts})
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "sign.crt"), sign, 0o600), os.WriteFile(filepath.Join(dir, "sign.key"), keys[0], 0o600),
-		os.WriteFile(filepath.Join(dir, "enc.crt"), enc, 0o600), os.WriteFile(filepath.Join(dir, "enc.key"), keys[1], 0o600))
-}
 
 // webCertificate writes site.crt and site.key for hosts into dir.
 func webCertificate(ca *lab.CA, dir string, hosts []string) error {

@@ -20,7 +20,10 @@ import (
 
 // Browser is a person's browser as far as the story needs one: it keeps
 // cookies, follows redirects and fills in the sign-in form.
-type Browser struct{ http *http.Client }
+type Browser struct {
+	http *http.Client
+	tlcp *overTLCP // nil: it speaks TLS
+}
 
 // NewBrowser returns a browser that trusts the demo's root and knows that names
 // below localhost are this machine (RFC 6761 §6.3).
@@ -35,19 +38,21 @@ func (i *Info) NewBrowser() (*Browser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make browser: %w", err)
 	}
-	d := &net.Dialer{Timeout: 5 * time.Second}
-	return &Browser{&http.Client{
+	return &Browser{http: &http.Client{
 		Jar: jar,
 		Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				if host, port, err := net.SplitHostPort(addr); err == nil && (host == "localhost" || strings.HasSuffix(host, ".localhost")) {
-					addr = net.JoinHostPort("127.0.0.1", port)
-				}
-				return d.DialContext(ctx, network, addr)
-			},
+			DialContext: dialLocal,
 		},
 	}}, nil
+}
+
+// dialLocal connects to addr; names below localhost are this machine.
+func dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
+	if host, port, err := net.SplitHostPort(addr); err == nil && (host == "localhost" || strings.HasSuffix(host, ".localhost")) {
+		addr = net.JoinHostPort("127.0.0.1", port)
+	}
+	return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, addr)
 }
 
 // Open asks for a page as a person does and returns the answer, whose body the

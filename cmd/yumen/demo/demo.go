@@ -7,6 +7,7 @@
 //	apps.go     the demo applications
 //	story.go    what is printed
 //	check.go    --check: the whole story, using only what demo.json holds
+//	tlcp.go     a browser that speaks TLCP, and the steps over TLCP
 package demo
 
 import (
@@ -24,6 +25,7 @@ type Info struct {
 	Dir     string      `json:"dir"`
 	Socket  string      `json:"socket"` // of the demo itself: POST /control/stop, /control/start
 	CAFile  string      `json:"ca_file"`
+	TLCP    TLCPInfo    `json:"tlcp"`
 	Gateway GatewayInfo `json:"gateway"`
 	Control ControlInfo `json:"control"`
 	Agent   AgentInfo   `json:"agent"`
@@ -31,6 +33,15 @@ type Info struct {
 	Issuer  string      `json:"issuer"`
 	Apps    []AppInfo   `json:"apps"`
 	Users   []UserInfo  `json:"users"`
+}
+
+// TLCPInfo says where TLCP is spoken and what a client of it needs. The ports
+// are those of TLS: each takes both.
+type TLCPInfo struct {
+	CAFile  string `json:"ca_file"` // root of TLCP
+	Gateway string `json:"gateway"` // host:port of the gateway
+	Control string `json:"control"` // host:port of the control center
+	Host    string `json:"host"`    // a server name that the gateway has a pair for
 }
 
 // GatewayInfo says where the gateway is.

@@ -91,6 +91,10 @@ func layout(ctx context.Context, o Options) (info *Info, err error) {
 	cc = cc.Defaults()
 	info.Control.ID, info.Control.URL, info.Control.Socket, info.Control.Audit = cc.ID, cc.URL, cc.Socket(), cc.AuditFile
 
+	info.TLCP = TLCPInfo{
+		CAFile: filepath.Join(dir, "tlcp-root.crt"), Gateway: info.Gateway.Address, Control: at(ports[1]), Host: "portal.localhost",
+	}
+
 	c := &controlRole{config: info.Control.Config}
 	if err := c.start(); err != nil {
 		return nil, err
@@ -225,11 +229,14 @@ func siteCertificate(info *Info, cc control.Config) error {
 	if err != nil {
 		return fmt.Errorf("make site certificate: %w", err)
 	}
-	chain, err := ca.IssueWeb(csr, lab.Options{
-		Hosts: []string{"portal.localhost", "finance.localhost", info.Login, "gateway.localhost"},
-	})
+	hosts := []string{"portal.localhost", "finance.localhost", info.Login, "gateway.localhost"}
+	chain, err := ca.IssueWeb(csr, lab.Options{Hosts: hosts})
 	if err != nil {
 		return err
+	}
+	_, err = ca.WebPair(filepath.Dir(info.Gateway.Config), lab.Options{Hosts: hosts})
+	if err := errors.Join(err, os.WriteFile(info.TLCP.CAFile, ca.RootPEM(keystore.TLCPRoot), 0o644)); err != nil {
+		return fmt.Errorf("make TLCP pair: %w", err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -271,6 +278,10 @@ listen: ["{{.Gateway.Address}}"]
 certificates:                        # what browsers see; chosen by the names in it
   - cert_file: site.crt
     key_file: site.key
+    sign_cert_file: sign.crt         # the TLCP pair: browsers that speak it get the same sites on the same port
+    sign_key_file: sign.key
+    enc_cert_file: enc.crt
+    enc_key_file: enc.key
 control:
   url: {{.Control.URL}}
 login:                               # sign-in of browsers by OpenID Connect
