@@ -15,9 +15,10 @@ done
 
 one() {
   package=$1 target=$2
-  binary="$OUT/$(echo "$package" | tr -c 'a-zA-Z0-9\n' _).test" log="$OUT/$target.log"
+  place="$OUT/$(echo "$package" | tr -c 'a-zA-Z0-9\n' _)" # two packages may have targets of one name
+  binary="$place.test" log="$place.$target.log"
   if (cd "$package" && "$binary" -test.run='^$' -test.fuzz="^$target\$" -test.fuzztime="$FUZZTIME" \
-      -test.fuzzminimizetime=1x -test.fuzzcachedir="$OUT/cache/$target" -test.parallel=1) >"$log" 2>&1; then
+      -test.fuzzminimizetime=1x -test.fuzzcachedir="$place.cache/$target" -test.parallel=1) >"$log" 2>&1; then
     echo "ok   $target ($package) $(grep -o 'execs: [0-9]*' "$log" | tail -n1)"
   else
     echo "FAIL $target ($package)"
