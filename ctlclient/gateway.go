@@ -134,6 +134,7 @@ type Gateway struct {
 	cfg      GatewayConfig
 	call     *caller
 	verifier *Verifier
+	opener   *keystore.LiveDecrypter // of the lists
 	state    *state
 	reports  *reporter
 	subjects subjects
@@ -174,15 +175,17 @@ func NewGateway(cfg GatewayConfig) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make control link: %w", err)
 	}
+	live := new(keystore.LiveDecrypter)
+	live.Set(opener)
 	v, err := NewVerifier(VerifierConfig{
-		GatewayID: cfg.GatewayID, DeviceID: cfg.DeviceID, ControlID: cfg.ControlID, Roots: roots, Decrypter: opener,
+		GatewayID: cfg.GatewayID, DeviceID: cfg.DeviceID, ControlID: cfg.ControlID, Roots: roots, Decrypter: live,
 		Profile: cfg.Profile, MaxBytes: cfg.MaxListBytes, Now: cfg.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
 	g := &Gateway{
-		cfg: cfg, call: call, verifier: v, log: cfg.Logger,
+		cfg: cfg, call: call, verifier: v, opener: live, log: cfg.Logger,
 		verified: make(chan verified), sync: make(chan struct{}, 1), whole: map[wire.ListName]bool{},
 	}
 	g.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T4": "/identity", "T10": "/status", "T11": "/alerts", wire.TypeLogout: "/logouts"})
@@ -200,6 +203,21 @@ func NewGateway(cfg GatewayConfig) (*Gateway, error) {
 		return nil, err
 	}
 	return g, nil
+}
+
+// Renew takes the keys of a folder, and the protocol of a profile, into use:
+// renewed certificates count from the next message and the next connection. The
+// identity must be the same. After an error the old ones stay.
+func (g *Gateway) Renew(keys *keystore.Store, p profile.Profile) error {
+	opener, err := keys.Decrypter(keystore.Enc)
+	if err != nil {
+		return fmt.Errorf("renew keys of the control link: %w", err)
+	}
+	if err := g.call.renew(keys, p); err != nil {
+		return err
+	}
+	g.opener.Set(opener)
+	return nil
 }
 
 // Close gives the state folder free when Run is never called.

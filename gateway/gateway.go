@@ -57,7 +57,8 @@ type Gateway struct {
 	now   func() time.Time
 
 	id, device string
-	keys       *keystore.Store // as they were at the start; those of a reload are the site's
+	keys       *keystore.Store        // as they were at the start; those of a reload are the site's
+	hello      keystore.LiveDecrypter // opens X.hello of tunnels
 	registry   *prometheus.Registry
 	alerts     *alerts
 	audit      *audit.File

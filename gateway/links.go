@@ -145,8 +145,9 @@ func (g *Gateway) newTunnel(cfg *Config) (*tunnel.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.hello.Set(dec)
 	hello, err := envelope.NewReceiver(envelope.Config{
-		ID: g.id, Decrypter: dec, RequireSealed: true, Now: g.now, Resolve: envelope.PartySigner(roots, g.now),
+		ID: g.id, Decrypter: &g.hello, RequireSealed: true, Now: g.now, Resolve: envelope.PartySigner(roots, g.now),
 	})
 	if err != nil {
 		return nil, err

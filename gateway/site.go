@@ -154,6 +154,9 @@ func (g *Gateway) tryReload() error {
 	if err := g.guard.reload(s.cfg); err != nil {
 		return err
 	}
+	if err := g.renewKeys(s); err != nil {
+		return err
+	}
 	// From here on nothing fails. Access first: what the new configuration takes
 	// away is cut before anything else sees it.
 	g.lists.site(s)
@@ -165,6 +168,22 @@ func (g *Gateway) tryReload() error {
 		old.login.Close()
 	}
 	return g.setLevel(s.cfg) // Load has seen it
+}
+
+// renewKeys gives the keys that a reload read to the links that stay. The
+// applications' link alone keeps those of the start.
+func (g *Gateway) renewKeys(s *site) error {
+	dec, err := s.keys.Decrypter(keystore.Enc)
+	if err != nil {
+		return err
+	}
+	if g.link != nil {
+		if err := g.link.Renew(s.keys, s.cfg.Crypto.Profile); err != nil {
+			return err
+		}
+	}
+	g.hello.Set(dec)
+	return nil
 }
 
 // nextSite builds the site of the file as it is now.
