@@ -41,6 +41,7 @@ type Config struct {
 	Keys         KeysConfig        `yaml:"keys"`         // what `yumen enroll` wrote
 	Certificates []CertificateFile `yaml:"certificates"` // for the hosts of applications; default: the key "tls"
 	Crypto       CryptoConfig      `yaml:"crypto"`       // which protocols are served
+	Revocation   RevocationConfig  `yaml:"revocation"`   // of client certificates; default: no lists
 	Limits       listen.Limits     `yaml:"limits"`       // before authentication
 
 	Control *ControlConfig         `yaml:"control"` // the control center; default: lists come from files
@@ -204,6 +205,9 @@ func (c *Config) complete() {
 		for _, p := range c.Certificates[i].paths() {
 			at(p, "")
 		}
+	}
+	for i := range c.Revocation.Files {
+		at(&c.Revocation.Files[i], "")
 	}
 	if c.Lists != nil {
 		at(&c.Lists.Grants, "")

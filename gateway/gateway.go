@@ -65,6 +65,7 @@ type Gateway struct {
 	auditUp    *auditUp // nil: audit records stay here
 	access     *access.Access
 	revoked    *revoked
+	peers      sync.Map // *listen.Conn of those that a client certificate opened
 	lists      *lists
 	link       *ctlclient.Gateway // nil: lists come from files
 	proxy      *proxy.Proxy
@@ -256,12 +257,16 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 }
 
 func (g *Gateway) serveHTTP(ctx context.Context, c *listen.Conn) {
+	g.hold(c)
+	defer g.drop(c)
 	g.proxy.ServeConn(ctx, &proxy.Conn{
 		Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, SNI: c.SNI, ALPN: c.ALPN, Peer: c.Peer, Remote: c.Remote,
 	})
 }
 
 func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
+	g.hold(c)
+	defer g.drop(c)
 	g.tunnel.ServeConn(ctx, tunnel.Conn{
 		Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, Peer: c.Peer, Remote: c.Remote,
 	})

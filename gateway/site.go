@@ -21,13 +21,14 @@ import (
 // site is everything that a reload replaces as one: it is built beside the old
 // one, and on any error the old one stays.
 type site struct {
-	cfg     *Config
-	keys    *keystore.Store
-	apps    *apps.Registry
-	login   *login.Login // nil: no sign-in of browsers
-	faces   *listen.Faces
-	ceiling []wire.Policy
-	ends    map[string]time.Time // of the certificates, by where they are
+	cfg        *Config
+	keys       *keystore.Store
+	apps       *apps.Registry
+	login      *login.Login // nil: no sign-in of browsers
+	faces      *listen.Faces
+	revocation *revocation // of client certificates
+	ceiling    []wire.Policy
+	ends       map[string]time.Time // of the certificates, by where they are
 }
 
 // newSite builds the site of cfg; old is the one that it will replace.
@@ -78,6 +79,10 @@ func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
 	if s.faces, s.ends, err = g.newFaces(cfg, s.keys); err != nil {
 		return nil, err
 	}
+	if s.revocation, err = g.newRevocation(&cfg.Revocation, s.keys); err != nil {
+		return nil, err
+	}
+	s.faces.Revoked = s.revocation.lists.Check
 	s.faces.Demand = s.demands
 	return s, nil
 }
@@ -164,6 +169,7 @@ func (g *Gateway) tryReload() error {
 	g.proxy.SetApps(s.apps)
 	g.tunnel.SetApps(s.apps)
 	g.port.SetFaces(s.faces)
+	g.cutRevoked(s.revocation)
 	if old.login != nil {
 		old.login.Close()
 	}

@@ -36,6 +36,9 @@ func classify(err error) reason.Reason {
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return reason.ClientGone
 	}
+	if errors.Is(err, tlcp.ErrRevoked) { // over TLS
+		return reason.ClientCertGone
+	}
 	if r, ok := classifyCertificate(err); ok {
 		return r
 	}

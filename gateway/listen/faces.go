@@ -44,6 +44,10 @@ type Faces struct {
 	// ClientRootsTLCP are those of devices over TLCP.
 	ClientRootsTLCP *smx509.CertPool
 
+	// Revoked says why a certificate of a client's verified chain is refused, also
+	// when a session is resumed. Nil: none is.
+	Revoked func(cert, issuer *smx509.Certificate) error
+
 	NoTLS  bool // crypto.profile gm: TLS is refused; who lists suites of TLCP, as with PreferTLCP
 	NoTLCP bool // crypto.profile intl: TLCP is refused
 	// PreferTLCP ends the TLS handshake of a client that lists suites of TLCP in
@@ -106,12 +110,43 @@ func (f *Faces) buildTLS() {
 	f.open.tls = base
 	f.device.tls = base.Clone()
 	f.device.tls.ClientAuth = tls.RequireAndVerifyClientCert
+	f.device.tls.VerifyConnection = f.verifyTLS
 	f.tunnel.tls = f.device.tls.Clone()
 	f.tunnel.tls.NextProtos = []string{Tunnel}
 	if f.Own != nil {
 		f.tunnel.tls.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.Own, nil }
 	}
 	f.tunnel.tls.DynamicRecordSizingDisabled = true // tunnels carry their own records
+}
+
+// verifyTLS looks for a chain of the client of which nothing is revoked.
+func (f *Faces) verifyTLS(s tls.ConnectionState) error {
+	if f.Revoked == nil {
+		return nil
+	}
+	err := errors.New("no verified chain")
+	for _, chain := range s.VerifiedChains {
+		if err = f.verifyChain(chain); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (f *Faces) verifyChain(chain []*x509.Certificate) error {
+	certs := make([]*smx509.Certificate, len(chain))
+	for i, c := range chain {
+		var err error
+		if certs[i], err = smx509.ParseCertificate(c.Raw); err != nil {
+			return err
+		}
+	}
+	for i := range len(certs) - 1 {
+		if err := f.Revoked(certs[i], certs[i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *Faces) buildTLCP(s *sessions) {
@@ -132,14 +167,14 @@ func (f *Faces) buildTLCP(s *sessions) {
 	f.open.tlcp = newTLCPFace(s.open, &tlcp.Config{GetCertificate: pair, NextProtos: []string{HTTP2, HTTP1}})
 	f.device.tlcp = newTLCPFace(s.device, &tlcp.Config{
 		GetCertificate: pair, NextProtos: []string{HTTP2, HTTP1},
-		ClientCAs: roots, ClientAuth: tlcp.RequireAndVerifyClientCert, VerifyConnection: oneParty,
+		ClientCAs: roots, ClientAuth: tlcp.RequireAndVerifyClientCert, VerifyConnection: oneParty, CheckRevocation: f.Revoked,
 	})
 	if f.OwnPair != nil {
 		pair = func(*tlcp.ClientHelloInfo) (*tlcp.Pair, error) { return f.OwnPair, nil }
 	}
 	f.tunnel.tlcp = newTLCPFace(s.tunnel, &tlcp.Config{
 		GetCertificate: pair, NextProtos: []string{Tunnel},
-		ClientCAs: roots, ClientAuth: tlcp.RequireAndVerifyClientCert, VerifyConnection: oneParty,
+		ClientCAs: roots, ClientAuth: tlcp.RequireAndVerifyClientCert, VerifyConnection: oneParty, CheckRevocation: f.Revoked,
 		CipherSuites: []uint16{tlcp.ECDHE_SM4_GCM_SM3, tlcp.ECDHE_SM4_CBC_SM3}, // forward secrecy: the clients are our own
 	})
 }
