@@ -7,12 +7,17 @@ import (
 
 	"github.com/yumen-zt/yumen/control"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/test/testbed"
 )
 
 // A control center that misbehaves, one way after the other, under alerts and
 // revocations: afterwards everything is there, once, and what it says wrongly
 // has changed nothing.
 func TestGCR002_M49_R20_ControlCenterMisbehaves(t *testing.T) {
+	long := time.Minute
+	if testbed.Long() {
+		long = 10 * time.Minute
+	}
 	for _, fault := range control.Faults {
 		t.Run(fault, func(t *testing.T) {
 			inBubble(t, nil, func(w *world) {
@@ -27,12 +32,12 @@ func TestGCR002_M49_R20_ControlCenterMisbehaves(t *testing.T) {
 				}
 				ctx := context.Background()
 				_, err := w.site.Chaos(ctx, control.ChaosPlan{Seed: 5, Until: control.Duration(time.Hour), Steps: []control.ChaosStep{
-					{For: control.Duration(3 * time.Minute), Rules: []control.ChaosRule{r}},
+					{For: control.Duration(long), Rules: []control.ChaosRule{r}},
 				}})
 				w.must(err)
 				rows, version, _ := w.gw.Rows()
-				stop := every(time.Second, w.raise)
-				time.Sleep(3 * time.Minute)
+				stop := every(2*time.Second, w.raise)
+				time.Sleep(long)
 				stop()
 				_, err = w.site.Chaos(ctx, control.ChaosPlan{})
 				w.must(err)
