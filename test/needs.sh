@@ -4,7 +4,7 @@
 set -euo pipefail
 declare -A package=(
   [openssl]=openssl [curl]=curl [nginx]=nginx-light [redis-server]=redis-server [redis-cli]=redis-tools [ip]=iproute2
-  [tshark]=tshark [nmap]=nmap [nft]=nftables [clang-14]=clang-14 [llvm-strip]=llvm
+  [tshark]=tshark [nmap]=nmap [nft]=nftables [ping]=iputils-ping [clang-14]=clang-14 [llvm-strip]=llvm
 )
 if [ "${1:-}" = bench ]; then # the peers that are measured beside us
   package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)

@@ -55,11 +55,12 @@ func (a App) Address() string { _, addr, _ := strings.Cut(a.Upstream, "://"); re
 
 // SiteConfig chooses a site.
 type SiteConfig struct {
-	V6      bool // the parties find each other on [::1]
-	TLCP    bool // browsers and own links speak TLCP (crypto.profile mixed), else TLS (intl)
-	Apps    []App
-	Gateway string // further lines of gateway.yaml
-	Control string // further lines of control.yaml
+	V6        bool // the parties find each other on [::1]
+	TLCP      bool // browsers and own links speak TLCP (crypto.profile mixed), else TLS (intl)
+	Apps      []App
+	Gateway   string   // further lines of gateway.yaml
+	Control   string   // further lines of control.yaml
+	Addresses []string // further host:port of the gateway, for its certificate and agents
 }
 
 // Site is a control center and a gateway, each a process of its own.
@@ -126,7 +127,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 		}
 		s.Do("POST", "/v1/apps", app, nil)
 	}
-	gw := s.enrol("gateway", "gateway", Loopback(c.V6, s.Port))
+	gw := s.enrol("gateway", "gateway", append([]string{Loopback(c.V6, s.Port)}, c.Addresses...)...)
 	s.GatewayID = gw.ID
 	s.certify(cc)
 	s.GatewayConfig = filepath.Join(s.Dir, "gateway", "gateway.yaml")
