@@ -116,6 +116,9 @@ func (c *Conn) CloseNotified() bool { return c.notified.Load() }
 // Read reads application data. The end is io.EOF; see [Conn.CloseNotified].
 func (c *Conn) Read(b []byte) (int, error) {
 	if err := c.Handshake(); err != nil {
+		if err == io.EOF { // not the end of a stream that was whole
+			err = io.ErrUnexpectedEOF
+		}
 		return 0, err
 	}
 	if len(b) == 0 {
