@@ -46,6 +46,7 @@ bench: build ## the figures of the design, with peers side by side
 	@test/needs.sh bench
 	$(GO) test -run='^$$' -bench=. -benchmem ./bench/access/...
 	bench/http/run.sh
+	$(GO) test -run="^$$" -bench=Guard -benchtime=1x -v ./bpf
 	$(GO) run ./bench/tlcp
 
 bench-budget: ## the 3 seconds of clauses 7.2 and 9.2: every link and table, in every situation (20 minutes)

@@ -253,13 +253,15 @@ func (d *guard) keys() *wire.PermitKeys {
 }
 
 // changed takes over what is in force now; change is nil for a whole list.
-// narrow: the change was not applied, but what it takes away holds.
+// narrow: nothing that it gives was applied, but what it takes away holds.
 func (d *guard) changed(change *access.Delta, narrow bool) {
 	if d == nil {
 		return
 	}
 	locks := d.g.access.Locks()
 	switch {
+	case change == nil && narrow:
+		d.permits.renew(d.g.access.Snapshot(), locks)
 	case change == nil:
 		d.permits.full(d.g.access.Snapshot(), locks)
 	case narrow:
@@ -294,7 +296,7 @@ func (d *guard) tend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-half.C:
-			d.changed(nil, false)
+			d.changed(nil, true)
 		case <-second.C:
 			d.checkRate()
 		}

@@ -71,8 +71,8 @@ func (p *devicePermits) wire(knock uint16) *wire.PermitKeys {
 	return out
 }
 
-// full takes over a whole list.
-func (p *devicePermits) full(s *policy.Snapshot, locks []policy.Lock) {
+// pairs returns the users of each device that have a row in s now.
+func (p *devicePermits) pairs(s *policy.Snapshot) map[string]map[string]struct{} {
 	users := map[string]map[string]struct{}{}
 	for user, device := range s.Pairs(p.now()) {
 		if users[device] == nil {
@@ -80,12 +80,38 @@ func (p *devicePermits) full(s *policy.Snapshot, locks []policy.Lock) {
 		}
 		users[device][user] = struct{}{}
 	}
+	return users
+}
+
+// renew moves tickets to the present time. It takes away what has ended in s
+// and adds nobody: what was narrowed since s stays away.
+func (p *devicePermits) renew(s *policy.Snapshot, locks []policy.Lock) {
+	users := p.pairs(s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for device, have := range p.users {
+		for user := range have {
+			if _, ok := users[device][user]; !ok {
+				delete(have, user)
+			}
+		}
+		if len(have) == 0 {
+			delete(p.users, device)
+		}
+	}
+	p.setLocks(locks)
+	p.settle()
+}
+
+// full takes over a whole list.
+func (p *devicePermits) full(s *policy.Snapshot, locks []policy.Lock) {
+	users := p.pairs(s)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.users = users
 	p.setLocks(locks)
 	p.settle()
-	if !p.known {
+	if !p.known && !s.NoList() {
 		p.known = true
 		p.sweep()
 	}

@@ -84,6 +84,9 @@ func TestTicketsFollowGrantsAndLocks(t *testing.T) {
 			}
 		}
 	}
+	p.renew(new(policy.Snapshot), nil)
+	want("rows that have ended")
+	give(row("U1", "D1"))
 	p.full(new(policy.Snapshot), nil)
 	want("an empty list")
 }

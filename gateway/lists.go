@@ -74,7 +74,7 @@ func (l *lists) Grants(_ context.Context, g *ctlclient.Grants) error {
 	if err != nil {
 		l.grants = old // the old rows stay, and so does their end
 	}
-	l.g.guard.changed(nil, false)
+	l.g.guard.changed(nil, err != nil)
 	l.record("grants", g.Version, len(g.Faults)+len(faults), err)
 	return err
 }
@@ -93,7 +93,7 @@ func (l *lists) Policies(_ context.Context, p *ctlclient.Policies) error {
 	if err != nil {
 		l.policies = old
 	}
-	l.g.guard.changed(nil, false)
+	l.g.guard.changed(nil, err != nil)
 	l.record("policies", p.Version, len(faults), err)
 	return err
 }
@@ -130,7 +130,7 @@ func (l *lists) both(p *ctlclient.Policies, g *ctlclient.Grants, store func() er
 		l.grants, l.policies = oldGrants, oldPolicies
 	}
 	l.record("policies", p.Version, len(p.Faults), err)
-	l.g.guard.changed(nil, false)
+	l.g.guard.changed(nil, err != nil)
 	l.record("grants", g.Version, len(g.Faults)+len(faults), err)
 	return err
 }

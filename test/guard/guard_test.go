@@ -434,6 +434,44 @@ func TestS38_S20_GuardedGateway(t *testing.T) {
 	})
 }
 
+// A guard that nobody confirms is gone after a minute, and so is one whose
+// gateway dies before it was confirmed.
+func TestS38_UnconfirmedGuardIsUndone(t *testing.T) {
+	needRoot(t)
+	if !testbed.Long() {
+		t.Skip("the wait is a minute: YUMEN_LONG=1")
+	}
+	s := newSite(t, "native")
+	on := func() {
+		t.Helper()
+		if out, err := s.verb(t, "", "guard", "on"); err != nil {
+			t.Fatalf("guard on: %v: %s", err, out)
+		}
+		s.r.shut(t, "the guard is on", at(gw4, 2222))
+	}
+	refused := func(what string) {
+		t.Helper()
+		if _, err := s.r.reach(t, at(gw4, 2222), 5*time.Second); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: the host's stack does not answer: %v", what, err)
+		}
+	}
+	refused("before")
+	on()
+	start := time.Now()
+	testbed.Eventually(t, 90*time.Second, "the guard is off again", func() bool { return !s.guard(t).On })
+	if d := time.Since(start); d < 55*time.Second {
+		t.Errorf("undone after %v", d)
+	}
+	refused("after a minute")
+	on()
+	s.Gateway.Kill()
+	refused("after the gateway died")
+	s.StartGateway()
+	if g := s.guard(t); g.On {
+		t.Errorf("an unconfirmed guard came back: %+v", g)
+	}
+}
+
 func flip(b []byte, i int) []byte {
 	c := bytes.Clone(b)
 	c[i] ^= 1

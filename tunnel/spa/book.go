@@ -102,8 +102,9 @@ func (b *Book) Knock(data []byte) (w Wanted, alias [8]byte, device string, r rea
 	if w, r = readKnock(&e.Ticket, data, b.port, now); r != reason.OK {
 		return Wanted{}, alias, e.device, r
 	}
-	// A window that a restart emptied must not take what was used before it.
-	if at := time.UnixMilli(int64(binary.BigEndian.Uint64(data[24:]))); at.Before(b.start.Add(-Skew)) || !e.seen.take(binary.BigEndian.Uint32(data[8:])) {
+	// A window that a restart emptied must not take what was used before it: an
+	// agent whose clock is behind waits for so long after one.
+	if at := time.UnixMilli(int64(binary.BigEndian.Uint64(data[24:]))); at.Before(b.start.Truncate(time.Millisecond)) || !e.seen.take(binary.BigEndian.Uint32(data[8:])) {
 		return Wanted{}, alias, e.device, reason.GuardTokenReplayed
 	}
 	next := e.tat

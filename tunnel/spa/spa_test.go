@@ -78,6 +78,24 @@ func TestS20_KnocksCountOnce(t *testing.T) {
 	}
 }
 
+// What was seen before a restart does not count after it (S20).
+func TestS20_NoReplayOverARestart(t *testing.T) {
+	b, ticket, c, n := setup()
+	k := makeKnock(&ticket, n.next(&ticket, c.t), knockPort, want, c.t)
+	if _, _, _, r := b.Knock(k); r != reason.OK {
+		t.Fatal(r)
+	}
+	c.t = c.t.Add(time.Second)
+	b = NewBook(knockPort, c.now)
+	b.Add("DEV", ticket)
+	if _, _, _, r := b.Knock(k); r != reason.GuardTokenReplayed {
+		t.Errorf("after a restart: %v", r)
+	}
+	if _, _, _, r := b.Knock(makeKnock(&ticket, n.next(&ticket, c.t), knockPort, want, c.t)); r != reason.OK {
+		t.Errorf("a fresh one: %v", r)
+	}
+}
+
 // Knocks that a network reorders count, and each of the window once.
 func TestWindow(t *testing.T) {
 	var s seen
