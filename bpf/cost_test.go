@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -54,6 +55,12 @@ func BenchmarkGuard(b *testing.B) {
 		{"token replayed", g.prog, frame("198.51.100.1", 17, datagram(5, 8443, good))},
 		{"flow established", g.prog, frame("198.51.100.3", 17, datagram(5, 8443, []byte("later")))},
 	}
+	if f := xdpFilter(b); f != nil { // Debian's xdp-tools, dropping by UDP port
+		paths = append(paths, paths[2], paths[1])
+		n := len(paths)
+		paths[n-2].name, paths[n-2].prog = "xdp-filter, UDP", f
+		paths[n-1].name, paths[n-1].prog = "xdp-filter, SYN", f
+	}
 	took := make([][]float64, len(paths))
 	const repeat = 50_000
 	for range 30 {
@@ -71,4 +78,35 @@ func BenchmarkGuard(b *testing.B) {
 		slices.Sort(took[i])
 		b.Logf("%-18s %4.0f ns", p.name, took[i][0])
 	}
+}
+
+// xdpFilter returns the program of xdp-tools with one denied UDP port, 23; nil
+// when it is not here.
+func xdpFilter(b *testing.B) *ebpf.Program {
+	files, _ := filepath.Glob("/usr/lib/*/bpf/xdpfilt_alw_all.o")
+	if len(files) == 0 {
+		b.Log("NOT MEASURED: xdp-filter is not here (apt install xdp-tools)")
+		return nil
+	}
+	spec, err := ebpf.LoadCollectionSpec(files[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+	}
+	c, err := ebpf.NewCollection(spec)
+	if err != nil {
+		b.Logf("NOT MEASURED: xdp-filter: %v", err)
+		return nil
+	}
+	b.Cleanup(c.Close)
+	flags := make([]uint64, ebpf.MustPossibleCPU())
+	for i := range flags {
+		flags[i] = 1<<0 | 1<<1 | 1<<3 | 1<<4 | 1<<5 // source, destination, TCP, UDP
+	}
+	if err := c.Maps["filter_ports"].Put(uint32(swap(23)), flags); err != nil {
+		b.Fatal(err)
+	}
+	return c.Programs["xdpfilt_alw_all"]
 }

@@ -7,7 +7,7 @@ declare -A package=(
   [tshark]=tshark [nmap]=nmap [nft]=nftables [ping]=iputils-ping [clang-14]=clang-14 [llvm-strip]=llvm
 )
 if [ "${1:-}" = bench ]; then # the peers that are measured beside us
-  package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
+  package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [xdp-filter]=xdp-tools)
 fi
 missing=()
 for command in "${!package[@]}"; do

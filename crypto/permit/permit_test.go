@@ -53,7 +53,7 @@ func TestTimesOverlap(t *testing.T) {
 func TestNoKeyInTexts(t *testing.T) {
 	k := root.Times(time.Unix(1_800_000_000, 0), time.Hour)[0]
 	ticket := k.Ticket("GW1", "D1")
-	for _, s := range []string{fmt.Sprint(k), fmt.Sprintf("%v", ticket), fmt.Sprintf("%s", ticket)} {
+	for _, s := range []string{fmt.Sprint(k), fmt.Sprintf("%v", ticket), ticket.String()} {
 		if strings.Contains(s, fmt.Sprint(ticket.Gate[0])+" ") || strings.Contains(s, "key:") {
 			t.Errorf("text %q", s)
 		}

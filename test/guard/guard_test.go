@@ -52,8 +52,7 @@ var listenLine = regexp.MustCompile(`(?m)^listen: \[(.*)\]$`)
 type site struct {
 	*testbed.Site
 	*network
-	app   testbed.App
-	socks string
+	app testbed.App
 }
 
 func newSite(t *testing.T, mode string) *site {
