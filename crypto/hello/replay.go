@@ -1,17 +1,81 @@
 package hello
 
-import "net"
+import (
+	"net"
+	"sync"
+)
 
 // Replay returns conn with raw before what is still to be read from it. The
 // result is for one reader at a time, as every connection; raw is its own from
 // now on, and is let go as soon as it was read.
-func Replay(conn net.Conn, raw []byte) *ReplayConn { return &ReplayConn{conn, raw} }
+func Replay(conn net.Conn, raw []byte) *ReplayConn { return &ReplayConn{Conn: conn, peeked: raw} }
 
 // ReplayConn gives the peeked bytes back to the handshake and then reads from
 // the connection below.
 type ReplayConn struct {
 	net.Conn
 	peeked []byte // nil once replayed
+
+	mu       sync.Mutex
+	gather   bool    // guarded by mu
+	gathered *[]byte // guarded by mu; records that wait for the others of one write
+}
+
+// gatherSize bounds what is gathered for one write.
+const gatherSize = 64 << 10
+
+var gathers = sync.Pool{New: func() any { b := make([]byte, 0, gatherSize+1024); return &b }}
+
+// Gather makes one write of the writes in f: crypto/tls makes one of every
+// record of 16 KiB, and each costs a system call. f must write to the connection
+// above, from one goroutine.
+func (c *ReplayConn) Gather(f func() error) error {
+	c.mu.Lock()
+	c.gather = true
+	c.mu.Unlock()
+	err := f()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gather = false
+	if ferr := c.flush(); err == nil {
+		err = ferr
+	}
+	return err
+}
+
+// Write writes b, or keeps it for the end of Gather.
+func (c *ReplayConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	if !c.gather {
+		c.mu.Unlock()
+		return c.Conn.Write(b)
+	}
+	defer c.mu.Unlock()
+	if c.gathered != nil && len(*c.gathered)+len(b) > gatherSize {
+		if err := c.flush(); err != nil {
+			return 0, err
+		}
+	}
+	if len(b) > gatherSize {
+		return c.Conn.Write(b)
+	}
+	if c.gathered == nil {
+		c.gathered = gathers.Get().(*[]byte)
+	}
+	*c.gathered = append(*c.gathered, b...)
+	return len(b), nil
+}
+
+// flush writes what is gathered. mu is held.
+func (c *ReplayConn) flush() error {
+	if c.gathered == nil {
+		return nil
+	}
+	_, err := c.Conn.Write(*c.gathered)
+	*c.gathered = (*c.gathered)[:0]
+	gathers.Put(c.gathered)
+	c.gathered = nil
+	return err
 }
 
 // Read reads the peeked bytes first.

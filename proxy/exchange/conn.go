@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"net/netip"
@@ -31,6 +32,28 @@ func (c *Conn) Raw() net.Conn {
 		raw = u.NetConn()
 	}
 }
+
+// recordSize is what TLS sends at once.
+const recordSize = 16 << 10
+
+// WriteAll writes p, in one write to the socket if it takes several records.
+func (c *Conn) WriteAll(p []byte) error {
+	if len(p) > recordSize {
+		if t, ok := c.Conn.(*tls.Conn); ok { // TLCP does so itself
+			if g, ok := t.NetConn().(gatherer); ok {
+				return g.Gather(func() error {
+					_, err := t.Write(p)
+					return err
+				})
+			}
+		}
+	}
+	_, err := c.Conn.Write(p)
+	return err
+}
+
+// gatherer is the connection below TLS, as the listener makes it.
+type gatherer interface{ Gather(func() error) error }
 
 // Reset ends the connection at once: what the kernel has not sent is thrown
 // away, and the client sees a reset. It does not block, and may be called from

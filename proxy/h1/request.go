@@ -141,7 +141,7 @@ func (r *request) goOn() error {
 // write writes to the client, under the eyes of the alarm.
 func (r *request) write(p []byte) error {
 	r.c.writing.Arm(r.c.s.cfg.WriteStall)
-	_, err := r.c.c.Write(p)
+	err := r.c.c.WriteAll(p)
 	r.c.writing.Disarm()
 	return err
 }

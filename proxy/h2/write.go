@@ -33,7 +33,7 @@ func (c *conn) send() {
 		c.out, c.control = nil, 0
 		c.mu.Unlock()
 		c.writing.Arm(c.s.cfg.WriteStall)
-		_, err := c.c.Write(buf)
+		err := c.c.WriteAll(buf)
 		c.writing.Disarm()
 		c.mu.Lock()
 		if c.out == nil && cap(buf) <= 2*maxOut && len(c.streams) > 0 {
