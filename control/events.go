@@ -70,7 +70,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 					s.log.Info("push stream ended", zap.String("gateway_id", p.ID), zap.String("cause", why))
 					return
 				}
-				st.buf.WriteString(": beat\n\n")
+				fmt.Fprintf(&st.buf, ": beat\nseq: %d\n\n", st.seq)
 			case <-r.Context().Done():
 				return
 			}
@@ -88,6 +88,7 @@ type stream struct {
 	rc  *http.ResponseController
 	buf bytes.Buffer
 	at  uint64    // revision up to which the gateway was told
+	seq uint64    // events of this stream so far
 	due time.Time // commit time of the oldest change in buf
 
 	newest func() bool // no other stream of this gateway is newer
@@ -147,16 +148,16 @@ func (st *stream) versions(event string) error {
 		if err := st.delta(&d); err != nil {
 			return err
 		}
-		st.buf.WriteString("\n")
+		st.end(0)
 	}
 	if event == "resync" {
-		fmt.Fprintf(&st.buf, "event: resync\ndata: {\"version\":\"%d\"}\nid: %d\n\n", rev, rev)
+		fmt.Fprintf(&st.buf, "event: resync\ndata: {\"version\":\"%d\"}\n", rev)
 	} else {
 		st.changed(wire.GrantsList, grants)
-		st.buf.WriteString("\n")
+		st.end(0)
 		st.changed(wire.PoliciesList, policies)
-		fmt.Fprintf(&st.buf, "id: %d\n\n", rev)
 	}
+	st.end(rev)
 	st.at = rev
 	return nil
 }
@@ -170,7 +171,7 @@ func (st *stream) change(c *model.Change) error {
 	parts := 0
 	next := func() {
 		if parts++; parts > 1 {
-			st.buf.WriteString("\n")
+			st.end(0)
 		}
 	}
 	pull := c.Grants && !c.Delta()
@@ -191,7 +192,7 @@ func (st *stream) change(c *model.Change) error {
 		next()
 		st.changed(wire.PoliciesList, c.Rev)
 	}
-	fmt.Fprintf(&st.buf, "id: %d\n\n", c.Rev)
+	st.end(c.Rev)
 	return st.flush()
 }
 
@@ -252,6 +253,17 @@ func (st *stream) delta(d *wire.Delta) error {
 	st.buf.Write(env)
 	st.buf.WriteByte('\n')
 	return nil
+}
+
+// end ends an event. Its number on this stream shows the gateway whether one
+// before it was lost; rev is its id, 0 for none.
+func (st *stream) end(rev uint64) {
+	st.seq++
+	fmt.Fprintf(&st.buf, "seq: %d\n", st.seq)
+	if rev != 0 {
+		fmt.Fprintf(&st.buf, "id: %d\n", rev)
+	}
+	st.buf.WriteString("\n")
 }
 
 func (st *stream) changed(list wire.ListName, version uint64) {

@@ -139,7 +139,7 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 			case errors.Is(e.err, errNotIdentified), noConnection(e.err), faults >= openFaults:
 				return e.err
 			}
-			if e.st.lived >= steady {
+			if e.st.lived >= steady || e.st.moved && errors.Is(e.err, errMissed) {
 				pause = pauseFirst
 			}
 			g.log.Warn("push stream broke, opening another", zap.Error(e.err), zap.Duration("retry_in", pause))
@@ -171,6 +171,7 @@ type pushStream struct {
 	isOpen atomic.Bool
 
 	opened bool          // after run: it was open
+	moved  bool          // after run: Last-Event-ID went on by it
 	lived  time.Duration // after run: how long
 }
 
@@ -220,25 +221,46 @@ func (st *pushStream) run(ctx context.Context) error {
 		}
 	})
 	defer watch.Stop()
-	err = readEvents(resp.Body, func() { watch.Reset(limit) }, func(id, name string, data []byte) error {
-		e := event{id: id, data: data}
-		switch name {
-		case "delta":
-			e.kind = eventDelta
-		case "changed":
-			e.kind = eventChanged
-		case "resync":
-			e.kind = eventResync
-		default:
-			g.log.Debug("event of an unknown kind", zap.String("event", name))
-			return nil
+	var seen uint64 // number of the newest event
+	err = readEvents(resp.Body, func() { watch.Reset(limit) }, func(in sse) error {
+		missed := in.seq > seen+1 || in.seq > seen && in.beat()
+		e := event{id: in.id, data: in.data}
+		if in.seq != 0 && in.seq <= seen || missed {
+			e.id = "" // a repeat, or the first behind a loss: the stream's place stays
 		}
-		return st.send(ctx, e)
+		seen = max(seen, in.seq)
+		st.moved = st.moved || e.id != ""
+		if err := st.take(ctx, in.name, e); err != nil || !missed {
+			return err
+		}
+		return errMissed
 	})
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return fmt.Errorf("%w: push stream: %w", ErrDown, err)
+}
+
+// errMissed ends a stream of which an event did not come: the next one goes on
+// behind the last event that did, so what was lost is sent again.
+var errMissed = errors.New("an event was lost on the way")
+
+// take hands on e, which has the name.
+func (st *pushStream) take(ctx context.Context, name string, e event) error {
+	switch name {
+	case "delta":
+		e.kind = eventDelta
+	case "changed":
+		e.kind = eventChanged
+	case "resync":
+		e.kind = eventResync
+	case "":
+		return nil // the heartbeat
+	default:
+		st.g.log.Debug("event of an unknown kind", zap.String("event", name))
+		return nil
+	}
+	return st.send(ctx, e)
 }
 
 // open asks for the stream, from the last event that was applied on. Where
@@ -281,25 +303,34 @@ func (st *pushStream) open(ctx context.Context, late *time.Timer) (*http.Respons
 	return nil, err
 }
 
+// sse is one server-sent event.
+type sse struct {
+	id, name string
+	seq      uint64 // its number on the stream, 0 if it has none; of a heartbeat: of the event before it
+	data     []byte
+}
+
+// beat reports whether e is only a heartbeat.
+func (e *sse) beat() bool { return e.name == "" && e.id == "" && e.data == nil }
+
 // readEvents reads server-sent events from r until it ends: alive is called for
 // each line, dispatch for each event, whose data it may keep. It never returns
 // nil: a stream that ends is an error.
-func readEvents(r io.Reader, alive func(), dispatch func(id, name string, data []byte) error) error {
+func readEvents(r io.Reader, alive func(), dispatch func(sse) error) error {
 	in := bufio.NewScanner(r)
 	in.Buffer(make([]byte, 0, 4096), maxEvent)
-	var id, name string
-	var data []byte
+	var e sse
 	lines := 0
 	for in.Scan() {
 		alive()
 		line := in.Bytes()
 		if len(line) == 0 {
 			if lines > 0 {
-				if err := dispatch(id, name, data); err != nil {
+				if err := dispatch(e); err != nil {
 					return err
 				}
 			}
-			id, name, data, lines = "", "", nil, 0
+			e, lines = sse{}, 0
 			continue
 		}
 		field, value, _ := bytes.Cut(line, []byte{':'})
@@ -309,18 +340,24 @@ func readEvents(r io.Reader, alive func(), dispatch func(id, name string, data [
 			continue
 		case "id":
 			if len(value) <= 64 && !bytes.ContainsRune(value, 0) {
-				id = string(value)
+				e.id = string(value)
 			}
 		case "event":
-			name = string(value)
+			e.name = string(value)
 		case "data":
-			if len(data)+len(value) > maxEvent {
+			if len(e.data)+len(value) > maxEvent {
 				return fmt.Errorf("an event of more than %d bytes", maxEvent)
 			}
-			if lines > 0 && data != nil {
-				data = append(data, '\n')
+			if lines > 0 && e.data != nil {
+				e.data = append(e.data, '\n')
 			}
-			data = append(data, value...)
+			e.data = append(e.data, value...)
+		case "seq":
+			n, err := strconv.ParseUint(string(value), 10, 63)
+			if err != nil {
+				return fmt.Errorf("number of an event: %w", err)
+			}
+			e.seq = n
 		default:
 			continue
 		}

@@ -89,9 +89,9 @@ func FuzzEventsNeverPanic(f *testing.F) {
 	f.Add([]byte("data\n\n\nevent:x\r\n\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		n := 0
-		err := readEvents(bytes.NewReader(raw), func() {}, func(id, name string, data []byte) error {
-			if n++; len(data) > maxEvent || len(id) > 64 {
-				t.Errorf("event of %d bytes, id of %d", len(data), len(id))
+		err := readEvents(bytes.NewReader(raw), func() {}, func(e sse) error {
+			if n++; len(e.data) > maxEvent || len(e.id) > 64 {
+				t.Errorf("event of %d bytes, id of %d", len(e.data), len(e.id))
 			}
 			return nil
 		})
@@ -103,8 +103,8 @@ func FuzzEventsNeverPanic(f *testing.F) {
 
 func TestEventsAreReadAsTheStandardHasThem(t *testing.T) {
 	var got []string
-	err := readEvents(bytes.NewReader([]byte(": beat\n\nid: 7\nevent: delta\ndata: a\ndata: b\n\nevent: changed\ndata:{}\n\nevent: lost")), func() {}, func(id, name string, data []byte) error {
-		got = append(got, fmt.Sprintf("%s %s %q", id, name, data))
+	err := readEvents(bytes.NewReader([]byte(": beat\n\nid: 7\nevent: delta\ndata: a\ndata: b\n\nevent: changed\ndata:{}\n\nevent: lost")), func() {}, func(e sse) error {
+		got = append(got, fmt.Sprintf("%s %s %q", e.id, e.name, e.data))
 		return nil
 	})
 	if want := `[7 delta "a\nb"  changed "{}"]`; fmt.Sprint(got) != want || err == nil {
