@@ -36,8 +36,9 @@ func TestGCR002_M57_EveryCarrier(t *testing.T) {
 		expires bool
 		want    []reason.Reason
 	}{
-		{"revokedTLS", worlds[where{}], false, []reason.Reason{reason.Locked}},
+		{"revokedTLS", worlds[overTLS], false, []reason.Reason{reason.Locked}},
 		{"revokedTLCP", worlds[ownLinks], false, []reason.Reason{reason.Locked}},
+		{"revokedGM", worlds[gmOnly], false, []reason.Reason{reason.Locked}},
 		{"expired", func(t testing.TB) *world { return newWorld(t, nil, ownLinks) }, true, []reason.Reason{reason.GrantExpired, reason.TokenExpired, reason.RenewalMissed}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/test/testbed"
 )
@@ -77,7 +78,7 @@ func TestGCR002_M4_M8_NginxServesCurlOverEveryProtocol(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := within(t, 3*time.Minute)
-		if w.tlcp {
+		if w.TLCP() {
 			nginxOverTLCP(ctx, t, w, u, mark, small, big)
 			return
 		}
@@ -138,7 +139,7 @@ func TestGCR002_M4_M8_NginxServesCurlOverEveryProtocol(t *testing.T) {
 // spells it. The fields know nothing of the protocol below: TLS alone.
 func TestGCR002_M8_M60_IdentityHeadersAreTheGatewaysOnly(t *testing.T) {
 	t.Parallel()
-	inWorlds(t, []where{{false, false}, {true, false}}, func(t *testing.T, w *world) {
+	inWorlds(t, []where{overTLS, {true, profile.Intl}}, func(t *testing.T, w *world) {
 		n := peers(t).nginx
 		u := w.NewUser("spoof")
 		w.Grant(u, "browser", time.Time{}, filesID)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/gateway"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -295,7 +296,7 @@ func pending(st *gateway.Status) (n int) {
 // between two status reports.
 func TestGCR002_M43_M52_NoGapInReports(t *testing.T) {
 	t.Parallel()
-	s := newWorld(t, nil, where{true, true})
+	s := newWorld(t, nil, where{true, profile.Mixed})
 	began := time.Now()
 	want := began.Add(75 * time.Second)
 	if testbed.Long() {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/test/testbed"
 )
 
@@ -59,7 +60,10 @@ var (
 )
 
 // where is what a world's links run over.
-type where struct{ v6, tlcp bool }
+type where struct {
+	v6 bool
+	profile.Profile
+}
 
 // String is a word that is fit for names: of files, tables, users.
 func (x where) String() string {
@@ -67,15 +71,12 @@ func (x where) String() string {
 	if x.v6 {
 		s = "IPv6"
 	}
-	if x.tlcp {
-		return s + "TLCP"
-	}
-	return s + "TLS"
+	return s + map[profile.Profile]string{profile.Intl: "TLS", profile.Mixed: "TLCP", profile.GM: "GM"}[x.Profile]
 }
 
 // protocol is how status and audit name what a link runs over.
 func (x where) protocol(got string) bool {
-	return x.tlcp && got == "tlcp" || !x.tlcp && strings.HasPrefix(got, "tls1.")
+	return x.TLCP() && got == "tlcp" || !x.TLCP() && strings.HasPrefix(got, "tls1.")
 }
 
 // world is a site with every kind of application.
@@ -101,7 +102,7 @@ func newWorld(o testbed.Owner, p *peerSet, x where, extra ...string) *world {
 			apps = append(apps, testbed.App{ID: pgID, Name: "pg", Upstream: "tcp://" + testbed.Loopback(x.v6, p.pg.Port)})
 		}
 	}
-	w.Site = testbed.NewSite(o, testbed.SiteConfig{V6: x.v6, TLCP: x.tlcp, Apps: apps, Gateway: strings.Join(extra, "")})
+	w.Site = testbed.NewSite(o, testbed.SiteConfig{V6: x.v6, Profile: x.Profile, Apps: apps, Gateway: strings.Join(extra, "")})
 	return w
 }
 
@@ -117,15 +118,16 @@ func (w *world) app(id string) testbed.App {
 // The ways in which the suite is run: what depends on the protocol of a link
 // runs over all of them, what does not over ownLinks alone.
 var (
-	everywhere = []where{{false, false}, {true, false}, {false, true}, {true, true}}
-	protocols  = []where{{false, false}, {false, true}}
-	ownLinks   = where{false, true} // TLCP: what own links run over by default
+	everywhere = []where{overTLS, {true, profile.Intl}, ownLinks, {true, profile.Mixed}}
+	overTLS    = where{false, profile.Intl}
+	ownLinks   = where{false, profile.Mixed} // TLCP: what own links run over by default
+	gmOnly     = where{true, profile.GM}     // nobody speaks TLS: for what depends on that
 )
 
 // The sites that tests share.
 var worlds = func() map[where]func(testing.TB) *world {
 	out := map[where]func(testing.TB) *world{}
-	for _, x := range everywhere {
+	for _, x := range append(everywhere, gmOnly) {
 		out[x] = testbed.Once(suite, x.String()+" site", func(o testbed.Owner) *world { return newWorld(o, makePeers(), x) })
 	}
 	return out

@@ -130,8 +130,8 @@ func seenOverTLCP(t *testing.T, w *world, u *testbed.User, tag, suite string) {
 // center, the tunnel, the browser's.
 func TestGCR002_M5_M71_EveryLinkOverItsProtocol(t *testing.T) {
 	t.Parallel()
-	inWorlds(t, everywhere, func(t *testing.T, w *world) {
-		forward := func(suite string) bool { return !w.tlcp || suite == "ECDHE_SM4_GCM_SM3" }
+	inWorlds(t, append(everywhere, gmOnly), func(t *testing.T, w *world) {
+		forward := func(suite string) bool { return !w.TLCP() || suite == "ECDHE_SM4_GCM_SM3" }
 		gw, err := w.Status()
 		if err != nil || gw.Control == nil || !w.protocol(gw.Control.Protocol) || !forward(gw.Control.Suite) {
 			t.Errorf("link of the gateway: %+v, %v", gw.Control, err)

@@ -24,6 +24,7 @@ import (
 	"github.com/yumen-zt/yumen/control"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/lab"
+	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/gateway"
 	"github.com/yumen-zt/yumen/internal/adminsock"
@@ -55,8 +56,8 @@ func (a App) Address() string { _, addr, _ := strings.Cut(a.Upstream, "://"); re
 
 // SiteConfig chooses a site.
 type SiteConfig struct {
-	V6        bool // the parties find each other on [::1]
-	TLCP      bool // browsers and own links speak TLCP (crypto.profile mixed), else TLS (intl)
+	V6        bool            // the parties find each other on [::1]
+	Profile   profile.Profile // of every role; browsers speak TLCP unless it is intl
 	Apps      []App
 	Gateway   string   // further lines of gateway.yaml
 	Control   string   // further lines of control.yaml
@@ -144,10 +145,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 
 // profile are the lines of every role's file that choose the protocol.
 func (c SiteConfig) profile() string {
-	if c.TLCP {
-		return "crypto: {profile: mixed}\n"
-	}
-	return "crypto: {profile: intl}\n"
+	return "crypto: {profile: " + c.Profile.String() + "}\n"
 }
 
 // URL returns the URL of path on the host with this first label.
@@ -253,7 +251,7 @@ func (s *Site) certify(cc control.Config) {
 	if err := errors.Join(os.WriteFile(s.CAFile, s.CA, 0o600), webCertificate(ca, dir, hosts)); err != nil {
 		s.o.Fatalf("%v", err)
 	}
-	if !s.TLCP {
+	if !s.Profile.TLCP() {
 		return
 	}
 	s.TLCPRoots, s.TLCPRootFile = smx509.NewCertPool(), filepath.Join(s.Dir, "tlcp-root.crt")
@@ -302,7 +300,7 @@ func (s *Site) WriteGateway(apps []App, extra string) {
 		s.o.Fatalf("%v", err)
 	}
 	pair := ""
-	if s.TLCP {
+	if s.Profile.TLCP() {
 		pair = pairLines
 	}
 	var b strings.Builder
