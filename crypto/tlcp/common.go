@@ -116,8 +116,8 @@ type Config struct {
 	// as SNI when it is a name. Required for a client, except by SkipServerName;
 	// [Dial] sets it from the address.
 	ServerName string
-	// SkipServerName lets a client accept a verified certificate of any name.
-	// VerifyConnection, which is required then, must look who the peer is.
+	// SkipServerName lets a client accept a verified certificate of any name;
+	// ServerName, if set, is still sent as SNI. VerifyConnection, which is required then, must look who the peer is.
 	SkipServerName bool
 	// LaxUsage accepts certificates that lack a key usage, or have an extended
 	// key usage for something else: many that are in use do. The signing and

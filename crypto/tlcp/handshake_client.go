@@ -88,6 +88,14 @@ func sni(host string) string {
 	return host
 }
 
+// wantName is whose the server's certificates must be; empty: anybody's.
+func (h *clientHandshake) wantName() string {
+	if h.config.SkipServerName {
+		return ""
+	}
+	return h.config.ServerName
+}
+
 // cacheKey names the server in the session cache.
 func (h *clientHandshake) cacheKey() string {
 	if h.config.ServerName != "" {
@@ -104,7 +112,7 @@ func (h *clientHandshake) offerSession(enabled []*cipherSuite) error {
 	if s == nil || s.peer == nil {
 		return nil
 	}
-	p, err := s.peer.stillGood(h.config, h.config.RootCAs, h.config.ServerName, smx509.ExtKeyUsageServerAuth)
+	p, err := s.peer.stillGood(h.config, h.config.RootCAs, h.wantName(), smx509.ExtKeyUsageServerAuth)
 	usable := err == nil && !s.expired(h.config) && slices.Contains(enabled, suiteByID(s.suite))
 	if !usable || len(s.id) == 0 && !h.hello.offersTicket {
 		h.config.SessionCache.Put(h.cacheKey(), nil)
@@ -239,7 +247,7 @@ func (h *clientHandshake) readCertificates() error {
 			return alertf(AlertUnknownCA, "check server certificates: the pinned root is not among them")
 		}
 	}
-	return h.peer.verify(h.config, roots, h.config.ServerName, smx509.ExtKeyUsageServerAuth)
+	return h.peer.verify(h.config, roots, h.wantName(), smx509.ExtKeyUsageServerAuth)
 }
 
 // 4: our certificates, key exchange and proof. They stay queued until Finished

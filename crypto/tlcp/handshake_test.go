@@ -9,6 +9,8 @@ import (
 	"net"
 	"slices"
 	"testing"
+
+	"github.com/emmansun/gmsm/smx509"
 )
 
 // judgeBoth checks the alert that one side sent and the other got.
@@ -539,6 +541,8 @@ func TestSkipServerName(t *testing.T) {
 	site := newSite(t)
 	server, client := site.configs(ECC_SM4_GCM_SM3, false)
 	client.ServerName, client.SkipServerName = "", true
+	cache := NewLRUSessionCache(0)
+	client.SessionCache, server.SessionCache = cache, NewLRUSessionCache(0)
 	asked := 0
 	client.VerifyConnection = func(st ConnectionState) error {
 		asked++
@@ -548,7 +552,20 @@ func TestSkipServerName(t *testing.T) {
 		return nil
 	}
 	mustHandshake(t, "tcp6", server, client)
-	if asked != 1 {
+	client.ServerName = "another.example.org" // where it was dialed
+	for round := range 2 {
+		_, c := mustHandshake(t, "tcp6", server, client)
+		if got := c.ConnectionState().DidResume; got != (round > 0) {
+			t.Errorf("round %d: resumed %v", round, got)
+		}
+	}
+	if asked != 3 {
 		t.Errorf("VerifyConnection was asked %d times", asked)
+	}
+	// The session is of no use to a client that wants the name.
+	client.SkipServerName = false
+	var name smx509.HostnameError
+	if _, _, _, err := handshake(t, "tcp6", server, client); !errors.As(err, &name) {
+		t.Errorf("a client that wants the name: %v", err)
 	}
 }
