@@ -65,6 +65,7 @@ type world struct {
 	upstream *httptest.Server
 	big      chan struct{} // one for each long answer that has begun
 	clients  []*http.Transport
+	now      func() time.Time // the gateway's clock; nil: time.Now
 
 	logs *observer.ObservedLogs
 	g    *Gateway
@@ -221,7 +222,7 @@ func (w *world) start() {
 	w.t.Helper()
 	core, logs := observer.New(zapcore.InfoLevel)
 	w.logs = logs
-	g, err := New(w.t.Context(), filepath.Join(w.dir, "gateway.yaml"), Options{Logger: zap.New(core)})
+	g, err := New(w.t.Context(), filepath.Join(w.dir, "gateway.yaml"), Options{Logger: zap.New(core), Now: w.now})
 	must(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
