@@ -34,8 +34,9 @@ type Config struct {
 
 // Server serves HTTP/2 connections.
 type Server struct {
-	cfg  Config
-	live sync.WaitGroup // connections and walks
+	cfg     Config
+	live    sync.WaitGroup // connections and walks
+	workers workers
 
 	mu    sync.Mutex
 	ended bool               // guarded by mu: no connection is taken
@@ -43,12 +44,17 @@ type Server struct {
 }
 
 // New returns a server.
-func New(cfg Config) *Server { return &Server{cfg: cfg, conns: map[*conn]struct{}{}} }
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, conns: map[*conn]struct{}{}}
+	s.workers.begin(cfg.Watch)
+	return s
+}
 
 // Run waits for ctx to end, then tells every client to go away, lets streams in
 // flight end for Drain and resets the rest. It returns when every connection is
 // closed.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.workers.end(s.cfg.Watch)
 	<-ctx.Done()
 	s.mu.Lock()
 	s.ended = true

@@ -41,7 +41,7 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 	}
 	c.streams[id] = s
 	c.s.live.Add(1) // the connection is counted still
-	go s.run()
+	c.s.workers.walk(s)
 	return nil
 }
 
