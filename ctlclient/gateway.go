@@ -282,7 +282,7 @@ func (g *Gateway) Status() GatewayStatus {
 	g.mu.Lock()
 	s := g.status
 	g.mu.Unlock()
-	s.Outbox = g.reports.stats()
+	s.Outbox, s.OutboxFull = g.reports.stats(), g.reports.status().Full
 	s.Protocol, s.Suite = g.call.channel()
 	s.AlertsRefused, s.Rejected = g.reports.refused.Load(), g.reports.rejected.Load()
 	s.HighestGrants, s.HighestPolicies = g.state.of(wire.GrantsList).Highest, g.state.of(wire.PoliciesList).Highest
@@ -317,6 +317,7 @@ type GatewayStatus struct {
 	HighestGrants   uint64                 `json:"highest_grants"`
 	HighestPolicies uint64                 `json:"highest_policies"`
 	Outbox          [NumClasses]ClassStats `json:"outbox"`
+	OutboxFull      bool                   `json:"outbox_full"`    // no space on disk: only alerts and identity reports are kept
 	AlertsRefused   uint64                 `json:"alerts_refused"` // the queue before the outbox was full
 	Rejected        uint64                 `json:"rejected"`       // reports that the control center refused for good
 	Sessions        uint64                 `json:"sessions"`       // connections made since the start

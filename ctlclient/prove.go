@@ -30,15 +30,55 @@ type OutboxStatus struct {
 
 // OutboxClass is one class of it.
 type OutboxClass struct {
-	Class    string    `json:"class"`
-	Pending  int       `json:"pending"`
-	Bytes    int64     `json:"bytes"`
-	Segments int       `json:"segments"`
-	Oldest   time.Time `json:"oldest,omitzero"`
-	Last     uint64    `json:"last"`              // highest number given
-	Dropped  uint64    `json:"dropped"`           // since the start
-	AckedTo  uint64    `json:"acked_to"`          // by the control center's signed word
-	AckedAt  time.Time `json:"acked_at,omitzero"` // when that came
+	Class      string            `json:"class"`
+	Pending    int               `json:"pending"`
+	Bytes      int64             `json:"bytes"`
+	Segments   int               `json:"segments"`
+	Oldest     time.Time         `json:"oldest,omitzero"`
+	Last       uint64            `json:"last"`                  // highest number given
+	Dropped    uint64            `json:"dropped"`               // since the start
+	DroppedFor map[string]uint64 `json:"dropped_for,omitempty"` // Dropped by reason; "queue" never reached the outbox
+	AckedTo    uint64            `json:"acked_to"`              // by the control center's signed word
+	AckedAt    time.Time         `json:"acked_at,omitzero"`     // when that came
+}
+
+func (v *OutboxClass) droppedFor(why string, n uint64) {
+	if v.DroppedFor == nil {
+		v.DroppedFor = map[string]uint64{}
+	}
+	v.DroppedFor[why] += n
+}
+
+// classesOf returns the figures of an outbox that is not on disk.
+func classesOf(o Outbox) (out []OutboxClass) {
+	for c, st := range o.Stats() {
+		v := OutboxClass{Class: Class(c).String(), Pending: st.Pending, Bytes: st.Bytes, Oldest: st.Oldest, Last: st.LastSeq, Dropped: st.Dropped}
+		if st.Dropped > 0 {
+			v.droppedFor(spool.OverCap.String(), st.Dropped)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// status returns the outbox's figures with what never reached it.
+func (r *reporter) status() (out OutboxStatus) {
+	if d, ok := r.out.(*Durable); ok {
+		out = d.Status()
+	} else {
+		out = OutboxStatus{Memory: true, Classes: classesOf(r.out)}
+	}
+	for c := range out.Classes {
+		n := r.dropped[c].Load()
+		if Class(c) == ClassAlert {
+			n += r.refused.Load()
+		}
+		if n > 0 {
+			out.Classes[c].Dropped += n
+			out.Classes[c].droppedFor("queue", n)
+		}
+	}
+	return out
 }
 
 // OutboxProof is what the disk and the control center's signed word say of the
@@ -80,9 +120,7 @@ func (d *Durable) Status() OutboxStatus {
 	m, s := d.now()
 	out := OutboxStatus{Dir: d.cfg.Dir, Memory: m != nil, Classes: []OutboxClass{}}
 	if m != nil {
-		for c, st := range m.Stats() {
-			out.Classes = append(out.Classes, OutboxClass{Class: Class(c).String(), Pending: st.Pending, Bytes: st.Bytes, Oldest: st.Oldest, Last: st.LastSeq, Dropped: st.Dropped})
-		}
+		out.Classes = classesOf(m)
 		return out
 	}
 	all := s.Stats()
@@ -90,6 +128,11 @@ func (d *Durable) Status() OutboxStatus {
 	for c := range NumClasses {
 		st := all.Class[classOf(c)]
 		v := OutboxClass{Class: c.String(), Pending: st.Pending, Bytes: st.Bytes, Segments: st.Segments, Oldest: st.Oldest, Last: st.LastSeq, Dropped: st.Dropped}
+		for why, n := range st.DroppedFor {
+			if n > 0 {
+				v.droppedFor(spool.Reason(why).String(), n)
+			}
+		}
 		if e := d.acks.of(c); e != nil && e.Outbox == out.ID {
 			v.AckedTo, v.AckedAt = e.UpTo, e.At
 		}
@@ -241,7 +284,7 @@ func (r *reporter) handler(keys *keystore.Store) http.Handler {
 			adminsock.Refuse(w, http.StatusNotFound, errors.New("the outbox is in memory"))
 			return
 		}
-		adminsock.Reply(w, d.Status())
+		adminsock.Reply(w, r.status())
 	})
 	m.HandleFunc("GET /outbox/prove", func(w http.ResponseWriter, q *http.Request) {
 		if !ok {
@@ -269,6 +312,9 @@ func number(s string) (uint64, error) {
 	}
 	return strconv.ParseUint(s, 10, 64)
 }
+
+// OutboxStatus returns the figures of the outbox.
+func (g *Gateway) OutboxStatus() OutboxStatus { return g.reports.status() }
 
 // OutboxHandler answers the verbs of `yumen outbox` below /outbox.
 func (g *Gateway) OutboxHandler() http.Handler { return g.reports.handler(g.cfg.Keys) }

@@ -297,6 +297,7 @@ func (g *Gateway) connect(cfg *Config) error {
 	if g.link, err = ctlclient.NewGateway(lc); err != nil {
 		return err
 	}
+	g.registry.MustRegister(&outboxMetrics{g.link.OutboxStatus, g.now})
 	if g.auditUp != nil {
 		g.auditUp.link.Store(g.link)
 	}

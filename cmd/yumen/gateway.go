@@ -142,6 +142,9 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 		if c.Refused+c.Differed > 0 {
 			fmt.Fprintf(w, "lists refused %d · differences from the control center %d\n", c.Refused, c.Differed)
 		}
+		if c.OutboxFull {
+			fmt.Fprintln(w, "outbox: the disk is full, only alerts and identity reports are kept")
+		}
 		for i, o := range c.Outbox {
 			if o.Pending > 0 || o.Dropped > 0 {
 				fmt.Fprintf(w, "outbox class %d: %d wait, %d dropped\n", i, o.Pending, o.Dropped)

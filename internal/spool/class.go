@@ -39,6 +39,7 @@ const (
 	Damaged                   // its bytes are not those that were written
 	Missing                   // it was here and is not
 	Several                   // more than one of these: neighbouring gaps made one
+	NumReasons
 )
 
 // String returns the reason's metric label.
@@ -68,15 +69,16 @@ type Record struct {
 
 // ClassStats are the figures of one class.
 type ClassStats struct {
-	Pending  int       // records that wait, gap records included
-	Bytes    int64     // of the class's segments on disk
-	Segments int       // files
-	Appended uint64    // since opening
-	Acked    uint64    // since opening
-	Dropped  uint64    // since opening: the sum of Count of its gaps
-	Syncs    uint64    // since opening
-	LastSeq  uint64    // of the newest record ever appended
-	Oldest   time.Time // when the oldest pending record was appended
+	Pending    int                // records that wait, gap records included
+	Bytes      int64              // of the class's segments on disk
+	Segments   int                // files
+	Appended   uint64             // since opening
+	Acked      uint64             // since opening
+	Dropped    uint64             // since opening: the sum of Count of its gaps
+	DroppedFor [NumReasons]uint64 // Dropped by reason
+	Syncs      uint64             // since opening
+	LastSeq    uint64             // of the newest record ever appended
+	Oldest     time.Time          // when the oldest pending record was appended
 }
 
 // Stats are the figures of a spool.

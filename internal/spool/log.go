@@ -186,6 +186,7 @@ func (l *log) lose(from, to, count uint64, why Reason) {
 	l.done.add(from, to)
 	l.unsaved = true
 	l.stats.Dropped += count
+	l.stats.DroppedFor[why] += count
 	l.addPending(Gap{From: from, To: to, Count: count, Reason: why, At: l.s.cfg.Now()})
 }
 
