@@ -334,7 +334,7 @@ func testNames(t *testing.T) map[string]bool {
 
 var (
 	testName = regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z][A-Za-z0-9_]*`)
-	rowName  = regexp.MustCompile(`^[MQS][0-9]+$`)
+	rowName  = regexp.MustCompile(`^[MQRS][0-9]+$`)
 )
 
 func TestClauseDocNamesTestsThatExist(t *testing.T) {
@@ -362,7 +362,7 @@ func TestClauseDocHoldsEveryRow(t *testing.T) {
 			}
 		}
 	}
-	for prefix, last := range map[string]int{"M": 105, "Q": 33, "S": 40} {
+	for prefix, last := range map[string]int{"M": 105, "Q": 33, "R": 24, "S": 40} {
 		for n := 1; n <= last; n++ {
 			if name := prefix + strconv.Itoa(n); rows[name] == "" {
 				t.Errorf("docs/gcr002.md: row %s is missing", name)
