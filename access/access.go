@@ -80,6 +80,7 @@ func (c Config) withDefaults() Config {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	c.Now = steady(c.Now)
 	if c.TokenKey == nil {
 		c.TokenKey = policy.NewTokenKey()
 	}
