@@ -84,10 +84,9 @@ func (a *Access) sweep(now time.Time) {
 // visitor holds what one walk gathers; it is for one goroutine. A nil visitor
 // gathers nothing.
 type visitor struct {
-	a     *Access
-	buf   []*Lease
-	over  map[*usage]int // usages beyond their maxconn, and that
-	start time.Time
+	a    *Access
+	buf  []*Lease
+	over map[*usage]int // usages beyond their maxconn, and that
 }
 
 // visit decides on every lease of s again, cuts those that have lost their

@@ -87,12 +87,12 @@ func TestStateHashFollowsTheLists(t *testing.T) {
 	same("a policy and a lock")
 	s.do("DELETE", "/v1/locks/app/"+s.app, nil, nil)
 	s.do("POST", "/v1/locks", NewLock{Kind: "user", ID: "alice"}, nil)
-	now := same("a user locked")
+	same("a user locked")
 	s.stop()
 	s.start()
 	s.gw.base = s.url(0) + gatewayBase
 	s.gw.identify()
-	now = same("after a restart")
+	now := same("after a restart")
 
 	status := func() wire.GatewayStatus {
 		return wire.GatewayStatus{GatewayID: s.gw.id, DeviceID: s.gw.device, Timestamp: wire.FormatTime(c.Now()), CPUUsage: "001.00%", MemoryUsage: "001.00%", DiskUsage: "001.00%"}

@@ -1,5 +1,7 @@
 package gateway
 
+//lint:file-ignore SA1019 net/http offers HTTP/2 by ALPN to *tls.Conn only; x/net/http2 takes any connection
+
 import (
 	"bufio"
 	"cmp"

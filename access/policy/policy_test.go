@@ -153,7 +153,7 @@ func TestGCR002_M54_TwoRowsOfOnePairGrantNothing(t *testing.T) {
 		t.Errorf("the same row twice is a fault: %v", faults)
 	}
 	wantReason(t, s, agent("TOKEN1"), app1, reason.OK)
-	b = s.replace(t, row(user1, device1, "TOKEN9", app1), &s)
+	s.replace(t, row(user1, device1, "TOKEN9", app1), &s)
 	wantReason(t, s, agent("TOKEN9"), app1, reason.OK)
 }
 

@@ -149,7 +149,6 @@ type bench struct {
 	mu      sync.Mutex
 	samples map[string][]time.Duration // guarded by mu
 	outage  int                        // guarded by mu
-	raised  int                        // guarded by mu
 }
 
 func (b *bench) now() time.Time { return time.Now().Add(time.Duration(b.offset.Load())) }

@@ -208,6 +208,7 @@ func parseKey(block *pem.Block, passphrase []byte) (crypto.Signer, error) {
 		if len(passphrase) == 0 {
 			return nil, errEncrypted
 		}
+		//lint:ignore SA1019 people have such files: what is in them is to be told, nothing is made of them
 		if der, err = smx509.DecryptPEMBlock(block, passphrase); err != nil {
 			return nil, err
 		}

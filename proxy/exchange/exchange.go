@@ -99,7 +99,7 @@ type Exchange struct {
 	over atomic.Bool   // cut, ended, or its client has gone
 
 	mu      sync.Mutex
-	parent  context.Context         // nil: the background
+	parent  context.Context
 	unhook  func() bool             // of parent
 	ctx     context.Context         // guarded by mu; nil: nobody has asked for it
 	cancel  context.CancelCauseFunc // guarded by mu; of ctx
@@ -116,10 +116,10 @@ type Exchange struct {
 type Aborter interface{ Abort() }
 
 // Begin prepares x for the walk. Front ends call it once, and End after the
-// walk. The end of parent, which may be nil, is the end of the client.
+// walk. The end of parent is the end of the client.
 func (x *Exchange) Begin(parent context.Context, now time.Time) {
 	x.Start, x.parent = now, parent
-	if parent != nil {
+	if parent.Done() != nil {
 		x.unhook = context.AfterFunc(parent, x.Gone)
 	}
 }
@@ -178,11 +178,7 @@ func (x *Exchange) Context() context.Context {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.ctx == nil {
-		parent := x.parent
-		if parent == nil {
-			parent = context.Background()
-		}
-		x.ctx, x.cancel = context.WithCancelCause(parent)
+		x.ctx, x.cancel = context.WithCancelCause(x.parent)
 		if x.over.Load() {
 			x.cancel(context.Canceled)
 		}

@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"context"
 	"errors"
 	"io"
 	"sync"
@@ -100,7 +101,7 @@ func (c *conn) serveRequest(head *message.Head) (again bool) {
 	r := newRequest(c, head)
 	c.current.Store(r)
 	c.looking.Arm(lookEvery)
-	r.x.Begin(nil, c.s.cfg.Now())
+	r.x.Begin(context.Background(), c.s.cfg.Now())
 	err := c.s.cfg.Serve(&r.x)
 	if err == nil && !r.taken {
 		err = r.finish()

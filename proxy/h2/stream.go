@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -54,7 +55,7 @@ func newStream(c *conn, id uint32) *stream {
 func (s *stream) run() {
 	c := s.c
 	defer c.s.live.Done()
-	s.x.Begin(nil, c.s.cfg.Now())
+	s.x.Begin(context.Background(), c.s.cfg.Now())
 	var err error
 	if s.tooLarge {
 		s.x.Respond(http.StatusRequestHeaderFieldsTooLarge, nil, nil)

@@ -31,12 +31,11 @@ type world struct {
 	ag   *roles.Agent
 	user string // another than the agent's, to be locked out
 
-	mu       sync.Mutex
-	sent     map[string]int           // guarded by mu; by table: answered
-	failed   int                      // guarded by mu
-	worst    map[string]time.Duration // guarded by mu; by table, of what was not made in an outage
-	alerts   map[string]time.Time     // guarded by mu; by number, when raised
-	gwAlerts int                      // guarded by mu
+	mu     sync.Mutex
+	sent   map[string]int           // guarded by mu; by table: answered
+	failed int                      // guarded by mu
+	worst  map[string]time.Duration // guarded by mu; by table, of what was not made in an outage
+	alerts map[string]time.Time     // guarded by mu; by number, when raised
 }
 
 // inBubble runs f with a site whose gateway and agent are connected.

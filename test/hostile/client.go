@@ -40,7 +40,6 @@ type Client struct {
 	RequestTypes  []byte // and named these types
 	RequestNames  [][]byte
 	serverPoint   []byte
-	serverSigned  []byte
 	newTicketNext bool
 }
 

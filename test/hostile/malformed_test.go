@@ -156,10 +156,10 @@ func TestS24_ServerMessagesMalformed(t *testing.T) {
 func TestS24_EveryBitOfTheClientsRecords(t *testing.T) {
 	bubbles(t, func(t *testing.T, f face) {
 		cfg := f.server(t)
-		flips(t, func(wire func([]byte) []byte) (*Peer, error, <-chan outcome) {
+		flips(t, func(wire func([]byte) []byte) (*Peer, <-chan outcome, error) {
 			c, done := inMemory(f, cfg)
 			c.Wire = wire
-			return &c.Peer, c.Handshake(), done
+			return &c.Peer, done, c.Handshake()
 		}, false)
 	})
 }
@@ -167,17 +167,17 @@ func TestS24_EveryBitOfTheClientsRecords(t *testing.T) {
 func TestS24_EveryBitOfTheServersRecords(t *testing.T) {
 	bubbles(t, func(t *testing.T, f face) {
 		cfg := f.client(t)
-		flips(t, func(wire func([]byte) []byte) (*Peer, error, <-chan outcome) {
+		flips(t, func(wire func([]byte) []byte) (*Peer, <-chan outcome, error) {
 			s, done := beforeInMemory(f, cfg)
 			s.Wire = wire
-			return &s.Peer, s.Handshake(), done
+			return &s.Peer, done, s.Handshake()
 		}, true)
 	})
 }
 
-func flips(t *testing.T, handshake func(func([]byte) []byte) (*Peer, error, <-chan outcome), server bool) {
+func flips(t *testing.T, handshake func(func([]byte) []byte) (*Peer, <-chan outcome, error), server bool) {
 	var records [][]byte
-	p, err, done := handshake(func(raw []byte) []byte {
+	p, done, err := handshake(func(raw []byte) []byte {
 		records = append(records, bytes.Clone(raw))
 		return raw
 	})
@@ -187,7 +187,7 @@ func flips(t *testing.T, handshake func(func([]byte) []byte) (*Peer, error, <-ch
 		last := n == len(records)-1 // Finished, under the new keys
 		for _, bit := range sample(8*len(rec), 20) {
 			i := -1
-			p, err, done := handshake(func(raw []byte) []byte {
+			p, done, err := handshake(func(raw []byte) []byte {
 				if i++; i != n {
 					return raw
 				}

@@ -95,7 +95,6 @@ func TestS24_OtherSuiteAtResumption(t *testing.T) {
 	for _, f := range faces {
 		for _, ticket := range []bool{false, true} {
 			all := f.server(t)
-			_, good := resumable(t, f, ticket)
 			cfg, good := resumable(t, f, ticket)
 			both := cfg.Clone()
 			both.CipherSuites = suites
