@@ -40,7 +40,7 @@ func New() *Watch {
 }
 
 // Add makes w look at a. ring is called on the watch's goroutine and must not
-// block; it may come a moment after Disarm.
+// block; it may come a moment after a Disarm that reports false.
 func (w *Watch) Add(a *Alarm, ring func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -66,8 +66,9 @@ func (w *Watch) Remove(a *Alarm) {
 // Arm lets a ring when d has passed, instead of any time before.
 func (a *Alarm) Arm(d time.Duration) { a.at.Store(a.w.now.Load() + int64(d+Tick)) }
 
-// Disarm silences a.
-func (a *Alarm) Disarm() { a.at.Store(0) }
+// Disarm silences a. It reports false when a was not armed, or has gone off:
+// its function was called, or is about to be.
+func (a *Alarm) Disarm() bool { return a.at.Swap(0) != 0 }
 
 // Run looks at the alarms until ctx ends.
 func (w *Watch) Run(ctx context.Context) error {
