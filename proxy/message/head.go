@@ -344,6 +344,8 @@ func (r *Reader) finish(h *Head, b []byte, l Limits) error {
 	case len(h.lines)-1 > l.Fields:
 		return ErrFields
 	case h.answer && h.Chunked:
+		// Somebody may have read it otherwise: the last one here (RFC 9112 §6.1, §6.3).
+		h.Close = h.Close || h.Length >= 0 || h.Minor == 0
 		h.Length = -1
 	case h.answer:
 	case h.hosts > 1 || h.hosts == 0 && h.Minor > 0:

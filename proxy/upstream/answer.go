@@ -23,8 +23,9 @@ type answer struct {
 	sent chan error // nil: the request has no body, or its sending was waited for
 	once sync.Once
 
-	mu     sync.Mutex
-	headed bool // guarded by mu: the head is here, the time for it has ended
+	mu      sync.Mutex
+	headed  bool // guarded by mu: the head is here, the time for it has ended
+	sending bool // guarded by mu: the alarm is the body's
 }
 
 // begin judges the head and makes the body.
@@ -59,8 +60,19 @@ func (a *answer) begin() error {
 	return nil
 }
 
-// Read reads the body.
-func (a *answer) Read(p []byte) (int, error) { return a.body.Read(p) }
+// Read reads the body. One whose length is known goes on within the idle
+// timeout; others may be events, which are rare.
+func (a *answer) Read(p []byte) (int, error) {
+	if a.Length < 0 || a.body.Ready() || a.uploads() {
+		return a.body.Read(p)
+	}
+	a.c.late.Arm(a.c.e.cfg.IdleTimeout)
+	n, err := a.body.Read(p)
+	if !a.c.late.Disarm() {
+		return n, errTimeout
+	}
+	return n, err
+}
 
 // Close ends the answer. The connection goes back to the pool when both bodies
 // were carried to their end.
@@ -73,23 +85,33 @@ func (a *answer) end() {
 	err := a.stopSending()
 	a.x.Hold(nil)
 	h := &a.c.head
-	persists := h.Minor == 1 && !h.Close || h.Minor == 0 && h.KeepAlive
+	persists := !h.Close && (h.Minor == 1 || h.KeepAlive)
 	if err != nil || a.Tunnel != nil || !persists || !a.body.Ended() || a.body.Framing() == message.UntilClose ||
-		a.c.in.Buffered() > 0 || a.c.aborted.Load() {
+		a.c.aborted.Load() || !a.c.clean() {
 		a.c.close()
 		return
 	}
 	a.c.in.Release()
+	clear(h.Fields[:cap(h.Fields)]) // its strings are a whole head
 	a.c.e.keep(a.c)
+}
+
+// uploads reports whether the request's body is still being sent: the alarm is
+// its own then.
+func (a *answer) uploads() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sending
 }
 
 // send sends the request's body, and begins the time for the answer.
 func (a *answer) send(sent chan<- error) {
 	err := a.sendBody()
-	if err != nil {
+	if err != nil && !errors.Is(err, errNotTaken) {
 		a.c.Abort() // the upstream waits for what will not come
 	}
 	a.mu.Lock()
+	a.sending = false
 	if !a.headed {
 		a.c.late.Arm(a.c.e.cfg.AnswerTimeout)
 	}
@@ -97,12 +119,27 @@ func (a *answer) send(sent chan<- error) {
 	sent <- err
 }
 
-// inTime ends the time for the head.
-func (a *answer) inTime() {
-	a.mu.Lock()
-	a.headed = true
-	a.mu.Unlock()
+// errNotTaken is a body that the upstream would not take. It may have said why.
+var errNotTaken = errors.New("send body")
+
+// write sends a part of the body. An upstream that takes nothing for too long is
+// given up.
+func (a *answer) write(p []byte) error {
+	a.c.late.Arm(a.c.e.cfg.IdleTimeout)
+	_, err := a.c.Write(p)
 	a.c.late.Disarm()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotTaken, err)
+	}
+	return nil
+}
+
+// inTime ends the time for the head. It reports false when that is over.
+func (a *answer) inTime() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.headed = true
+	return a.sending || a.c.late.Disarm()
 }
 
 // stopSending ends the sending of the body and waits for its end; nil: it was
@@ -146,8 +183,8 @@ func (a *answer) sendBody() error {
 			} else if left -= int64(n); left < 0 {
 				return errors.New("send body: longer than its Content-Length")
 			}
-			if _, err := a.c.Write(p); err != nil {
-				return fmt.Errorf("send body: %w", err)
+			if err := a.write(p); err != nil {
+				return err
 			}
 		}
 		if err == io.EOF {
@@ -167,10 +204,7 @@ func (a *answer) sendBody() error {
 	if len(a.req.Trailers) > 0 {
 		trailer = a.req.announced()
 	}
-	if _, err := a.c.Write(message.AppendLastChunk(framed[:0], trailer)); err != nil {
-		return fmt.Errorf("send body: %w", err)
-	}
-	return nil
+	return a.write(message.AppendLastChunk(framed[:0], trailer))
 }
 
 // announced returns the trailer fields that the head has announced.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,15 +58,25 @@ func (c *conn) close() {
 	_ = c.Conn.Close()
 }
 
-// fresh is how long a pooled connection is trusted without a look.
-const fresh = 250 * time.Millisecond
+// usable reports whether a pooled connection may carry another request. What
+// has come since its last answer would be taken for the next one, so there is
+// always a look.
+func (c *conn) usable() bool { return !c.aborted.Load() && !readable(c.Conn) }
 
-// usable reports whether a pooled connection may carry another request.
-func (c *conn) usable() bool {
-	if c.aborted.Load() {
+// clean reports whether nothing is left behind an answer in the buffers above the
+// socket, where usable does not see it: the reader's, and those of TLS and TLCP.
+func (c *conn) clean() bool {
+	if c.in.Buffered() > 0 {
 		return false
 	}
-	return time.Since(c.since) < fresh || !readable(c.Conn)
+	if _, plain := c.Conn.(*net.TCPConn); plain {
+		return true
+	}
+	var b [1]byte
+	_ = c.SetReadDeadline(past) // buffers only
+	n, err := c.Conn.Read(b[:])
+	_ = c.SetReadDeadline(time.Time{})
+	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 var errTimeout = fmt.Errorf("no answer in time: %w", errAnswerTimeout)
@@ -111,8 +122,8 @@ func (c *conn) exchange(x *exchange.Exchange, req *Request) (*Response, error) {
 		return nil, fmt.Errorf("write request: %w", err)
 	}
 	if req.Body != nil {
+		a.sent, a.sending = make(chan error, 1), true
 		c.late.Disarm() // begins again when the body is sent
-		a.sent = make(chan error, 1)
 		go a.send(a.sent)
 	}
 	if err := c.readHead(req); err != nil {
@@ -124,9 +135,12 @@ func (c *conn) exchange(x *exchange.Exchange, req *Request) (*Response, error) {
 		}
 		return nil, err
 	}
-	a.inTime()
-	if err := a.begin(); err != nil {
-		a.stopSending()
+	err = errTimeout
+	if a.inTime() {
+		err = a.begin()
+	}
+	if err != nil {
+		_ = a.stopSending() // err says what is at fault
 		return nil, err
 	}
 	return &a.Response, nil

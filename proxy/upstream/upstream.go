@@ -33,7 +33,7 @@ import (
 type Config struct {
 	Dial          func(ctx context.Context, app *apps.App, network, addr string) (net.Conn, error)
 	AnswerTimeout time.Duration // for the head of the answer
-	IdleTimeout   time.Duration // of pooled connections
+	IdleTimeout   time.Duration // of pooled connections, and of a body that does not move
 	Watch         *watch.Watch
 }
 
@@ -209,7 +209,7 @@ func (e *Engine) Do(x *exchange.Exchange, app *apps.App, u *apps.Upstream, req *
 			return res, nil
 		}
 		c.close()
-		if pooled && c.silent && !x.Over() && repeatable(req) {
+		if pooled && c.silent && !c.timeout.Load() && !x.Over() && repeatable(req) {
 			c = nil // the upstream may have closed it as we wrote: once more, on a fresh one
 			continue
 		}
