@@ -370,11 +370,13 @@ func (c *conn) data(f *http2.DataFrame) error {
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeStreamClosed}
 	}
 	if s.recvWindow -= n; s.recvWindow < 0 {
+		c.consumed(n)
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
 	}
 	p := f.Data()
 	s.received += int64(len(p))
 	if s.declared >= 0 && (s.received > s.declared || f.StreamEnded() && s.received < s.declared) {
+		c.consumed(n)
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
 	}
 	s.recv = append(s.recv, p...)
@@ -442,9 +444,11 @@ func (c *conn) end(err error) {
 // linger takes what the client is still sending, so that a reset does not
 // overtake the GOAWAY.
 func (c *conn) linger() {
+	c.writing.Arm(c.s.cfg.WriteStall)
 	if w, ok := c.c.Conn.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite()
 	}
+	c.writing.Disarm()
 	if c.c.SetReadDeadline(time.Now().Add(200*time.Millisecond)) == nil {
 		_, _ = io.CopyN(io.Discard, c.c, 256<<10)
 	}

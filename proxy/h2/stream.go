@@ -168,7 +168,7 @@ func (s *stream) alive() error {
 func (s *stream) WriteInfo(status int, h exchange.Header) error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	if err := s.alive(); err != nil {
+	if err := s.waitRoom(); err != nil {
 		return err
 	}
 	s.c.status(status)
@@ -184,7 +184,7 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := s.alive(); err != nil {
+	if err := s.waitRoom(); err != nil {
 		return err
 	}
 	c.status(status)
@@ -234,6 +234,22 @@ func (s *stream) Write(p []byte) (int, error) {
 		c.send()
 	}
 	return total, nil
+}
+
+// waitRoom waits until the client has taken enough of what is in the buffer: heads
+// know no window, and answers without a body are nothing else. c.mu is held.
+func (s *stream) waitRoom() error {
+	for {
+		if err := s.alive(); err != nil {
+			return err
+		}
+		if len(s.c.out) < maxOut {
+			return nil
+		}
+		if s.c.send(); len(s.c.out) >= maxOut && s.alive() == nil {
+			s.c.room.Wait()
+		}
+	}
 }
 
 // reserve waits for room and window, and takes up to n bytes of it. c.mu is
