@@ -90,7 +90,9 @@ func (c *conn) next() bool {
 		c.refuse(err)
 		return false
 	}
-	c.reading.Disarm()
+	if !c.reading.Disarm() {
+		return false // too late: it has rung, and no body could be read
+	}
 	if c.s.draining.Load() { // the wake of the drain may have come in between
 		_ = c.c.SetReadDeadline(time.Time{})
 	}
@@ -115,7 +117,7 @@ func (c *conn) serveRequest(head *message.Head) (again bool) {
 	case err != nil:
 		c.c.Reset()
 		return false
-	case !r.body.Ended():
+	case !r.read.Load():
 		// What comes must not be read as a request: this connection is never
 		// used again.
 		if !head.Expect || r.continued {
@@ -151,9 +153,11 @@ func (c *conn) refuse(err error) {
 // linger takes what the client is still sending, so that a reset does not
 // overtake the answer.
 func (c *conn) linger() {
+	c.writing.Arm(c.s.cfg.WriteStall)
 	if w, ok := c.c.Conn.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite()
 	}
+	c.writing.Disarm()
 	if c.c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
 		_, _ = io.CopyN(io.Discard, &c.in, lingerBytes)
 	}

@@ -3,10 +3,12 @@ package h1
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
 	"github.com/yumen-zt/yumen/proxy/message"
@@ -24,6 +26,7 @@ type request struct {
 	c    *conn
 	head *message.Head
 	body message.Body
+	read atomic.Bool // body was read to its end; the upstream's engine reads it on a goroutine of its own
 
 	mu        sync.Mutex
 	continued bool // guarded by mu: 100 was sent, or must not be any more
@@ -65,7 +68,9 @@ func newRequest(c *conn, head *message.Head) *request {
 	case head.Length > 0:
 		framing, r.x.Length = message.ByLength, head.Length
 	}
+	head.Expect = head.Expect && head.Minor > 0 // RFC 9110 §10.1.1
 	r.body.Init(&c.in, framing, head.Length, false, c.s.cfg.HeaderBytes)
+	r.read.Store(r.body.Ended())
 	if framing != message.None {
 		r.x.Body = bodyReader{r}
 		if framing == message.ByChunks && len(head.Trailers) > 0 {
@@ -105,7 +110,7 @@ func withoutEncoding(h exchange.Header) exchange.Header {
 func (r *request) announced() exchange.Header {
 	var out exchange.Header
 	for _, f := range r.body.Trailer {
-		for _, n := range r.head.Trailers {
+		for _, n := range r.x.Announced { // not the head's: an HTTP/2 upstream may ask late
 			if strings.EqualFold(n, f.Name) {
 				out = append(out, f)
 			}
@@ -124,7 +129,11 @@ func (b bodyReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return b.r.body.Read(p)
+	n, err := b.r.body.Read(p)
+	if err == io.EOF {
+		b.r.read.Store(true)
+	}
+	return n, err
 }
 
 // goOn sends 100 unless an answer has begun.
@@ -166,8 +175,10 @@ func (r *request) WriteHeader(status int, h exchange.Header, length int64, trail
 		r.continued = true
 	}
 	r.mu.Unlock()
-	// A client that sends its body without leave would be misread.
-	r.close = r.close || !r.body.Ended() || refused || r.c.s.draining.Load()
+	// A client that sends its body without leave would be misread, and one that was
+	// cut is not read from any more.
+	_, cut := r.x.CutReason()
+	r.close = r.close || cut || !r.read.Load() || refused || r.c.s.draining.Load()
 
 	r.out = outs.Get().(*[]byte)
 	b := message.AppendStatusLine((*r.out)[:0], status)
