@@ -59,7 +59,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, denied(why, "request body")
 	}
 	if !b.trickle {
-		allowed := b.l.BodyGrace + time.Duration(b.total)*time.Second/time.Duration(b.l.BodyRate) - b.waited
+		allowed := b.l.BodyGrace + time.Duration(b.total/b.l.BodyRate)*time.Second - b.waited
 		if allowed <= 0 {
 			return 0, b.fail(reason.BodyTooSlow)
 		}

@@ -49,6 +49,9 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 	if res.Tunnel != nil {
 		return p.tunnel(x, res)
 	}
+	if x.Carrier == exchange.WebSocket {
+		x.Stream.CloseAfter() // a client that takes the upgrade for granted sends what is no HTTP
+	}
 	return p.answer(x, res, b)
 }
 

@@ -89,7 +89,7 @@ type Limits struct {
 	WriteStall    time.Duration `yaml:"write_stall"`    // a client that takes nothing for so long is gone; default 30s
 	Streams       uint32        `yaml:"streams"`        // of one HTTP/2 connection; default 100
 	AnswerTimeout time.Duration `yaml:"answer_timeout"` // for the head of an upstream's answer; default 10s
-	UpstreamIdle  time.Duration `yaml:"upstream_idle"`  // of pooled upstream connections; default 60s
+	UpstreamIdle  time.Duration `yaml:"upstream_idle"`  // of pooled upstream connections, and of bodies that do not move; default 60s
 	Drain         time.Duration `yaml:"drain"`          // for requests in flight at the end; default 10s
 }
 
