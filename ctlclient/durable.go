@@ -246,7 +246,9 @@ func (d *Durable) Stats() (out [NumClasses]ClassStats) {
 		st := all.Class[classOf(c)]
 		out[c] = ClassStats{
 			Pending: st.Pending, Bytes: st.Bytes, Appended: st.Appended, Acked: st.Acked, Dropped: st.Dropped,
-			LastSeq: st.LastSeq, Oldest: st.Oldest,
+			// The newest that Next gives: one that has its number and is on its way to
+			// the disk would belong neither to what waited nor to what comes.
+			LastSeq: s.Last(classOf(c)), Oldest: st.Oldest,
 		}
 	}
 	return out

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,4 +201,35 @@ func TestGCR002_M49_ReportsSurviveTheProcess(t *testing.T) {
 			t.Error("no cursor was saved")
 		}
 	})
+}
+
+// A record is either among those that waited when a session began, or among
+// those that come: never one that has its number and cannot be read yet.
+func TestLastSeqIsOfARecordThatCanBeRead(t *testing.T) {
+	d := NewDurable(DurableConfig{Dir: t.TempDir(), Key: fixedKey, Reserve: -1})
+	if err := d.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 200 {
+				if _, err := d.Append(t.Context(), ClassAlert, []byte("alert")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 200 {
+		last := d.Stats()[ClassAlert].LastSeq
+		if last == 0 {
+			continue
+		}
+		got, err := d.Next(ClassAlert, last-1, 1)
+		if err != nil || len(got) != 1 || got[0].Seq != last {
+			t.Fatalf("record %d is the newest, and reading it gives %v, %v", last, got, err)
+		}
+	}
+	all.Wait()
 }

@@ -62,6 +62,6 @@ type ClassStats struct {
 	Appended uint64    // since the start
 	Acked    uint64    // since the start
 	Dropped  uint64    // since the start
-	LastSeq  uint64    // of the newest record ever appended
+	LastSeq  uint64    // of the newest record that is stored
 	Oldest   time.Time // when the oldest pending record was appended
 }
