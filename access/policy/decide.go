@@ -26,13 +26,17 @@ type question struct {
 // and is safe for concurrent use. Rate and maxconn are not in it: see
 // [Snapshot.Limits].
 func (s *Snapshot) Decide(sub *Subject, app AppIndex, r *Request, now time.Time) Decision {
-	return s.decide(sub, app, r, now.UnixNano(), unset)
+	var d Decision
+	s.decide(&d, sub, app, r, now.UnixNano(), unset)
+	return d
 }
 
 // DecideRotated is Decide for a subject whose token was replaced by a newer
 // one of the same (user, device) and still counts until grace.
 func (s *Snapshot) DecideRotated(sub *Subject, app AppIndex, r *Request, now, grace time.Time) Decision {
-	return s.decide(sub, app, r, now.UnixNano(), nanos(grace))
+	var d Decision
+	s.decide(&d, sub, app, r, now.UnixNano(), nanos(grace))
+	return d
 }
 
 // Admit answers whether sub may be here at all, whatever it asks for.
@@ -155,33 +159,34 @@ func (s *Snapshot) findRow(sub *Subject, grace int64) (*grant, reason.Reason) {
 	return g, reason.OK
 }
 
-func (s *Snapshot) decide(sub *Subject, app AppIndex, r *Request, now, grace int64) (d Decision) {
+// decide puts the decision into d, which is zero.
+func (s *Snapshot) decide(d *Decision, sub *Subject, app AppIndex, r *Request, now, grace int64) {
 	g, end, why, lock := s.admit(sub, uint32(app), now, grace)
 	if why != reason.OK {
 		d.Reason = why
 		if lock >= 0 {
 			d.Message = s.locks[lock].Message
 		}
-		return d
+		return
 	}
 	if int(app) >= len(s.apps) || !s.apps[app].registered {
 		d.Reason = reason.AppUnknown
-		return d
+		return
 	}
 	a := &s.apps[app]
 	if !s.inSet(g.set, uint32(app)) {
 		d.Reason = reason.AppNotGranted
-		return d
+		return
 	}
 	if a.refuseBrowser && sub.browser {
 		d.Reason = reason.BrowserRefused
-		return d
+		return
 	}
 	var q question
 	q.ask(sub, g, r, now)
 	if q.level < a.level {
 		d.Reason = reason.PolicyLevel
-		return d
+		return
 	}
 	failed := a.run.walk(&q, &end)
 	d.Limited = a.run.limited()
@@ -196,10 +201,10 @@ func (s *Snapshot) decide(sub *Subject, app AppIndex, r *Request, now, grace int
 		}
 	}
 	if failed != nil {
-		return Decision{Reason: failed.why, PolicyID: failed.rules[0].id}
+		*d = Decision{Reason: failed.why, PolicyID: failed.rules[0].id}
+		return
 	}
 	d.RecheckAt = instant(end)
-	return d
 }
 
 // ask gathers what one decision needs. The remote address counts without

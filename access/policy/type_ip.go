@@ -22,6 +22,10 @@ type addrRange struct{ lo, hi bits128 }
 type bits128 struct{ hi, lo uint64 }
 
 func bitsOf(a netip.Addr) bits128 {
+	if a.Is4() { // reading 16 bytes behind two writes of 8 waits for both
+		b := a.As4()
+		return bits128{lo: 0xffff<<32 | uint64(binary.BigEndian.Uint32(b[:]))}
+	}
 	b := a.As16()
 	return bits128{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
