@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -92,7 +93,7 @@ func TestS10_DowngradeCannotSmuggle(t *testing.T) {
 		}
 		return out
 	}
-	for name, fields := range map[string][]string{
+	cases := map[string][]string{
 		"TE chunked":             with("transfer-encoding", "chunked"),
 		"TE identity":            with("transfer-encoding", "identity"),
 		"connection":             with("connection", "transfer-encoding"),
@@ -130,7 +131,34 @@ func TestS10_DowngradeCannotSmuggle(t *testing.T) {
 		"no path":                {":method", "GET", ":scheme", "https", ":authority", host},
 		"extended CONNECT":       {":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":authority", host, ":path", "/x"},
 		"TE other than trailers": with("te", "gzip"),
-	} {
+	}
+	for i, v := range []string{"a\x01", "a\x0b", "a\x1f", "a\x7f", "a\r", "\na", " a\r\n\r\nGET /smuggled HTTP/1.1"} {
+		cases[fmt.Sprintf("value %d", i)] = with("x", v)
+		cases[fmt.Sprintf("cookie %d", i)] = with("cookie", "a=b", "cookie", v)
+		cases[fmt.Sprintf("path %d", i)] = replaced(":path", "/x"+v)
+		cases[fmt.Sprintf("query %d", i)] = replaced(":path", "/x?"+v)
+		cases[fmt.Sprintf("authority %d", i)] = replaced(":authority", host+v)
+		cases[fmt.Sprintf("method %d", i)] = replaced(":method", "POST"+v)
+	}
+	for i, n := range []string{"x\ty", "x\x00", "x\x7f", "x\u00e9", "x(", "x/", "x@", "X", "xY", "content_length", "x_yumen_user", "transfer-encoding ", " x", "x\n", ":method "} {
+		cases[fmt.Sprintf("name %d", i)] = with(n, "z")
+	}
+	for _, v := range []string{"", "-1", "0x5", "5,5", "5 ", "18446744073709551617", "1e3", "5\t5", "\u0665"} {
+		cases["CL "+v] = with("content-length", v)
+	}
+	for _, v := range []string{"x", "/../x", "/%2e%2e/x", "/x#y", "/x\\y", "/x;y", "/x%00", "/x%0d%0a", "http://" + host + "/x", "?x", "/x y"} {
+		cases["path "+v] = replaced(":path", v)
+	}
+	for _, v := range []string{host + ":", host + ":x", host + ":99999", host + ".", host + " ", host + "," + host, "[::1]", "127.0.0.1", host + "#", host + "?", "http://" + host} {
+		cases["authority "+v] = replaced(":authority", v)
+	}
+	for _, v := range []string{"get", "TRACE", "PRI", "POST,GET", "GET ", "\u0047ET\x00"} {
+		cases["method "+v] = replaced(":method", v)
+	}
+	for _, f := range [][2]string{{":status", "200"}, {"host", ""}, {"te", "trailers, chunked"}, {"http2-settings", "x"}, {"expect", "x"}, {"connection", ""}, {"connection", "close"}, {":authority", host}, {":method", "GET"}, {":scheme", "https"}} {
+		cases[f[0]+" added: "+f[1]] = with(f[0], f[1])
+	}
+	for name, fields := range cases {
 		r := f.rawH2()
 		id := r.open(true, fields...)
 		got := r.result(id)
@@ -149,7 +177,16 @@ func TestS10_DowngradeCannotSmuggle(t *testing.T) {
 		}
 		r.c.Close()
 	}
-	if n, all := rec.seen("/x"); n > 2 || // the heads of the two bodies above
+	for name, frames := range framesThatSmuggle {
+		r := f.rawH2()
+		frames(r, with)
+		if got := r.result(1); got == "200" && !strings.HasPrefix(name, "late") {
+			t.Errorf("%s: %s", name, got)
+		}
+		r.c.Close()
+	}
+	t.Logf("%d cases", len(cases)+2+len(framesThatSmuggle))
+	if n, all := rec.seen("/x"); n > 2+len(framesThatSmuggle) || // the heads of the bodies above
 		strings.Contains(all, "smuggled") || strings.Contains(all, "evil") {
 		t.Errorf("%d requests at the upstream:\n%s", n, all)
 	}
@@ -157,6 +194,70 @@ func TestS10_DowngradeCannotSmuggle(t *testing.T) {
 	if got := r.result(r.open(true, good...)); got != "200" {
 		t.Errorf("an honest request: %s", got)
 	}
+}
+
+// framesThatSmuggle are requests whose fault is in their frames. What is late
+// may come when the request has been answered.
+var framesThatSmuggle = map[string]func(r *rawH2, with func(...string) []string){
+	"trailer with a pseudo field": func(r *rawH2, with func(...string) []string) {
+		r.trailer(r.open(false, with()...), true, ":path", "/smuggled")
+	},
+	"trailer that frames": func(r *rawH2, with func(...string) []string) {
+		r.trailer(r.open(false, with()...), true, "transfer-encoding", "chunked")
+	},
+	"trailer without end": func(r *rawH2, with func(...string) []string) {
+		r.trailer(r.open(false, with()...), false, "x", "y")
+	},
+	"trailer with CR LF": func(r *rawH2, with func(...string) []string) {
+		r.trailer(r.open(false, with("trailer", "x")...), true, "x", "y\r\n\r\nGET /smuggled HTTP/1.1")
+	},
+	"trailer before the length": func(r *rawH2, with func(...string) []string) {
+		r.trailer(r.open(false, with("content-length", "5")...), true, "x", "y")
+	},
+	"data on no stream": func(r *rawH2, with func(...string) []string) { _ = r.WriteData(1, true, []byte("GET /smuggled")) },
+	"late data": func(r *rawH2, with func(...string) []string) {
+		_ = r.WriteData(r.open(true, with()...), true, []byte("GET /smuggled HTTP/1.1\r\n\r\n"))
+	},
+	"late head": func(r *rawH2, with func(...string) []string) {
+		id := r.open(true, with()...)
+		r.next = id
+		r.open(true, with("x", "smuggled")...)
+	},
+	"even stream": func(r *rawH2, with func(...string) []string) {
+		r.next = 2
+		r.open(true, with()...)
+	},
+	"stream 0": func(r *rawH2, with func(...string) []string) {
+		r.AllowIllegalWrites = true
+		r.next = 0
+		r.open(true, with()...)
+	},
+	"continuation of another": func(r *rawH2, with func(...string) []string) {
+		r.AllowIllegalWrites = true
+		_ = r.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x82}})
+		_ = r.WriteContinuation(3, true, []byte{0x86})
+	},
+	"data between head and continuation": func(r *rawH2, with func(...string) []string) {
+		_ = r.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x83}})
+		_ = r.WriteData(1, true, []byte("smuggled"))
+	},
+	"padding longer than the frame": func(r *rawH2, with func(...string) []string) {
+		r.open(false, with()...)
+		_ = r.WriteRawFrame(http2.FrameData, http2.FlagDataPadded|http2.FlagDataEndStream, 1, []byte{200, 'x'})
+	},
+	"block that ends in a field": func(r *rawH2, with func(...string) []string) {
+		_ = r.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x40, 0x01, 'x', 0x7f}, EndHeaders: true, EndStream: true})
+	},
+	"push from a client": func(r *rawH2, with func(...string) []string) {
+		r.AllowIllegalWrites = true
+		_ = r.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, BlockFragment: []byte{0x82}, EndHeaders: true})
+	},
+}
+
+// trailer sends the fields behind a body.
+func (r *rawH2) trailer(id uint32, end bool, fields ...string) {
+	r.next = id
+	r.open(end, fields...)
 }
 
 // Floods end in GOAWAY or a cap, and others are served.

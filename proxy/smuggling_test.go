@@ -108,8 +108,34 @@ func TestS9_SmugglingCorpus(t *testing.T) {
 		"absolute form other":  "GET https://other.example.test/legit HTTP/1.1\r\n" + h + "\r\n",
 		"pipelined CL.TE":      "POST /ok HTTP/1.1\r\n" + h + "Content-Length: 2\r\n\r\nok" + both("Transfer-Encoding: chunked"),
 	}
-	if len(cases) < 66 {
-		t.Fatalf("%d cases, at least 66 wanted", len(cases))
+	for c := range 0x80 {
+		if c >= 0x20 && c < 0x7f || c == '\t' {
+			continue
+		}
+		cases[fmt.Sprintf("TE behind %#02x", c)] = te(fmt.Sprintf("Transfer-Encoding: %cchunked", c))
+		cases[fmt.Sprintf("TE before %#02x", c)] = te(fmt.Sprintf("Transfer-Encoding: chunked%c", c))
+		if c != '\n' {
+			cases[fmt.Sprintf("TE name and %#02x", c)] = te(fmt.Sprintf("Transfer-Encoding%c: chunked", c))
+		}
+		cases[fmt.Sprintf("CL before %#02x", c)] = post(fmt.Sprintf("Content-Length: 5%c\r\n", c), "hello")
+	}
+	delete(cases, "TE before 0x0d") // CR CR LF, which is above as a bare CR
+	delete(cases, "CL before 0x0d")
+	for name, value := range map[string]string{"no-break space": "\u00a0chunked", "kelvin": "chun\u212aed", "high byte": "chunked\xa0", "comma behind": "chunked,",
+		"two commas": "chunked,,", "deflate": "deflate", "trailers": "trailers", "cow": "cow", "chunk": "chunk", "semicolon": "chunked;", "two words": "chunked chunked",
+		"identity, chunked": "identity, chunked", "single quotes": "'chunked'", "brackets": "<chunked>", "encoded": "chunke%64"} {
+		cases["TE value "+name] = te("Transfer-Encoding: " + value)
+		cases["TE value and CL "+name] = both("Transfer-Encoding: " + value)
+	}
+	for name, size := range map[string]string{"h": "5h", "underscore": "5_0", "quote": `"5"`, "dot": "5.", "tab": "5\t", "exponent": "5e-1", "utf-8": "\u0665", "NUL": "5\x00", "comma": "5,5",
+		"16 digits": "0000000000000005", "semicolon": "5;", "CR": "5\r", "two lines": "5\r\n\r", "minus zero": "-0", "blank": " "} {
+		cases["chunk size "+name] = post("Transfer-Encoding: chunked\r\n", size+"\r\nhello\r\n0\r\n\r\n"+smuggled)
+	}
+	for name, target := range map[string]string{"NUL": "/legit\x00", "CR": "/legit\rX", "high": "/legit\xff", "quote": `/legit"`, "fragment": "/legit#x", "no slash": "legit", "user": "//a@b/legit"[1:] + "\\"} {
+		cases["target "+name] = "GET " + target + " HTTP/1.1\r\n" + h + "\r\n"
+	}
+	if len(cases) < 250 {
+		t.Fatalf("%d cases, at least 250 wanted", len(cases))
 	}
 	rec := newRecorder(t)
 	f := newFixture(t, rec.url())
@@ -150,6 +176,35 @@ func TestS9_SmugglingCorpus(t *testing.T) {
 		t.Errorf("the upstream saw the smuggled request:\n%s", all)
 	}
 	t.Logf("%d cases", len(cases))
+}
+
+// What is the body of a legitimate request stays that, whatever the head says
+// beside it: the upstream sees one request, and no other in its body.
+func TestS9_BodiesStayBodies(t *testing.T) {
+	const h = "Host: " + host + "\r\n"
+	hidden := "GET /hidden HTTP/1.1\r\n" + h + "\r\n"
+	length := fmt.Sprintf("Content-Length: %d\r\n", len(hidden))
+	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(hidden), hidden)
+	rec := newRecorder(t)
+	f := newFixture(t, rec.url())
+	n := 0
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"} {
+		for _, fields := range []string{"", "Connection: Content-Length\r\n", "Connection: Transfer-Encoding, close\r\n", "Connection: Host, Content-Type\r\n", "Expect: 100-continue\r\n",
+			"TE: trailers, chunked\r\nConnection: TE\r\n", "Trailer: Content-Length, Transfer-Encoding\r\n", "X-HTTP-Method-Override: GET\r\n", "Proxy-Connection: keep-alive\r\n", "Max-Forwards: 0\r\n"} {
+			for _, framed := range []string{length + "\r\n" + hidden, "Transfer-Encoding: chunked\r\n\r\n" + chunked} {
+				n++
+				path := fmt.Sprintf("/body/%d", n)
+				status, _, _ := f.exchange(host, method+" "+path+" HTTP/1.1\r\n"+h+fields+framed, true)
+				if got, _ := rec.seen(path); got > 1 || status == 200 && got != 1 {
+					t.Errorf("%s %q %q: status %d, %d requests at the upstream", method, fields, framed, status, got)
+				}
+			}
+		}
+	}
+	if got, _ := rec.seen("/hidden"); got > 0 {
+		t.Errorf("%d bodies became requests", got)
+	}
+	t.Logf("%d cases", n)
 }
 
 // The guard must not stand in the way of what honest clients send.
