@@ -15,6 +15,9 @@ type workers struct {
 	idle atomic.Int64
 	all  sync.WaitGroup
 	tire watch.Alarm // time to send home those that have nothing to do
+
+	mu    sync.Mutex
+	ended bool // guarded by mu: work is closed
 }
 
 const (
@@ -24,15 +27,24 @@ const (
 
 func (w *workers) begin(clock *watch.Watch) {
 	w.work = make(chan *stream)
-	clock.Add(&w.tire, func() {
-		for range (w.idle.Load() + 1) / 2 {
-			select {
-			case w.work <- nil:
-			default:
-			}
+	clock.Add(&w.tire, w.sendHome)
+	w.tire.Arm(tireAfter)
+}
+
+// sendHome ends half of those that wait. An alarm may ring still while the end
+// removes it.
+func (w *workers) sendHome() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return
+	}
+	for range (w.idle.Load() + 1) / 2 {
+		select {
+		case w.work <- nil:
+		default:
 		}
-		w.tire.Arm(tireAfter)
-	})
+	}
 	w.tire.Arm(tireAfter)
 }
 
@@ -60,6 +72,9 @@ func (w *workers) run(s *stream) {
 // end sends all home and waits for them. No stream may come any more.
 func (w *workers) end(clock *watch.Watch) {
 	clock.Remove(&w.tire)
+	w.mu.Lock()
+	w.ended = true
 	close(w.work)
+	w.mu.Unlock()
 	w.all.Wait()
 }
