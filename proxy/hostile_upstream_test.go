@@ -199,10 +199,11 @@ func TestS36_HostileUpstreams(t *testing.T) {
 	cases := hostileAnswers()
 	for _, over := range []string{"tcp", "tls"} {
 		var current atomic.Pointer[hostile]
-		wrap := func(c net.Conn) net.Conn { return c }
+		var dialled atomic.Int64
+		wrap := func(c net.Conn) net.Conn { dialled.Add(1); return c }
 		url := "http://"
 		if over == "tls" {
-			wrap = func(c net.Conn) net.Conn { return tls.Server(c, server) }
+			wrap = func(c net.Conn) net.Conn { dialled.Add(1); return tls.Server(c, server) }
 			url = "https://"
 		}
 		var opts []option
@@ -216,6 +217,13 @@ func TestS36_HostileUpstreams(t *testing.T) {
 		}))...)
 		for _, proto := range protocols {
 			client := f.client(proto)
+			before := dialled.Load()
+			for i := range 20 {
+				get(t, client, fmt.Sprintf("/good/%d", i), fmt.Sprint(i), "honest answers")
+			}
+			if n := dialled.Load() - before; n > 2 {
+				t.Errorf("%s, %s: %d connections for 20 honest answers", over, proto, n)
+			}
 			for name, c := range cases {
 				if c.method == "" {
 					c.method = "GET"

@@ -52,10 +52,34 @@ func (c *conn) Abort() {
 	_ = c.SetDeadline(past)
 }
 
+// close closes c for the exchange that has it.
 func (c *conn) close() {
+	if c.aborted.Load() {
+		c.drop()
+		return
+	}
 	c.e.cfg.Watch.Remove(&c.late)
 	c.in.Drop()
 	_ = c.Conn.Close()
+}
+
+// drop closes c without a farewell of TLS or TLCP, which would wait for an
+// upstream that reads nothing: the sweep is on the goroutine of all alarms.
+func (c *conn) drop() {
+	c.e.cfg.Watch.Remove(&c.late)
+	c.in.Drop()
+	_ = bottom(c.Conn).Close()
+}
+
+// bottom returns the connection below TLS and wrappers.
+func bottom(c net.Conn) net.Conn {
+	for {
+		u, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = u.NetConn()
+	}
 }
 
 // usable reports whether a pooled connection may carry another request. What

@@ -9,14 +9,7 @@ import (
 // readable reports whether the peer of an idle connection has sent something or
 // ended it: either way it is not to be used.
 func readable(c net.Conn) bool {
-	for {
-		u, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		c = u.NetConn()
-	}
-	t, ok := c.(*net.TCPConn)
+	t, ok := bottom(c).(*net.TCPConn)
 	if !ok {
 		return false
 	}

@@ -81,7 +81,7 @@ func (e *Engine) CloseIdle() {
 	e.mu.Unlock()
 	for _, conns := range idle {
 		for _, c := range conns {
-			c.close()
+			c.drop()
 		}
 	}
 }
@@ -104,7 +104,7 @@ func (e *Engine) closeOld() {
 	again := !e.closed
 	e.mu.Unlock()
 	for _, c := range old {
-		c.close()
+		c.drop()
 	}
 	if again {
 		e.sweep.Arm(sweepEvery)

@@ -76,3 +76,24 @@ func TestBurstsUseConnectionsAgain(t *testing.T) {
 		t.Fatalf("%d dials for the second burst of %d, want next to none", more, wide)
 	}
 }
+
+// stuck is a connection whose farewell waits for a peer that reads nothing.
+type stuck struct{ net.Conn }
+
+func (s stuck) NetConn() net.Conn { return s.Conn }
+func (stuck) Close() error        { select {} }
+
+// The sweep is on the goroutine that all alarms ring on: it waits for nobody.
+func TestTheSweepDoesNotWaitForUpstreams(t *testing.T) {
+	e := New(Config{AnswerTimeout: time.Second, IdleTimeout: time.Nanosecond, Watch: watch.New()})
+	u := new(apps.Upstream)
+	for _, sweep := range []func(){e.closeOld, e.CloseIdle} {
+		here, there := net.Pipe()
+		e.keep(newConn(e, u, stuck{here}))
+		time.Sleep(time.Millisecond) // longer than the idle timeout
+		sweep()
+		if _, err := there.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the connection is open: %v", err)
+		}
+	}
+}
