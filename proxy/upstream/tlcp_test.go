@@ -95,8 +95,10 @@ func fetch(t *testing.T, addr string, http2 bool, conf apps.TLSConfig) (string, 
 	if err != nil {
 		t.Fatal(err)
 	}
+	dials := 0
 	e := New(Config{
 		Dial: func(ctx context.Context, a *apps.App, network, addr string) (net.Conn, error) {
+			dials++
 			return reg.Dial(ctx, a, network, addr)
 		},
 		AnswerTimeout: 10 * time.Second, IdleTimeout: time.Minute, Watch: watch.New(),
@@ -120,6 +122,9 @@ func fetch(t *testing.T, addr string, http2 bool, conf apps.TLSConfig) (string, 
 			return "", err
 		}
 		out = string(body)
+	}
+	if dials != 1 {
+		t.Errorf("%d connections for two requests, one after the other", dials)
 	}
 	return out, nil
 }
