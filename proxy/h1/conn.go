@@ -120,7 +120,7 @@ func (c *conn) serveRequest(head *message.Head) (again bool) {
 	case !r.read.Load():
 		// What comes must not be read as a request: this connection is never
 		// used again.
-		if !head.Expect || r.continued {
+		if !r.refused {
 			c.linger()
 		}
 		return false

@@ -36,6 +36,7 @@ type request struct {
 	left    int64 // of a body of known length
 	trailer exchange.Header
 	close   bool // the connection ends with the answer
+	refused bool // the answer came before the client was let send its body
 	taken   bool // by an upgrade
 }
 
@@ -170,15 +171,13 @@ func (r *request) WriteInfo(status int, h exchange.Header) error {
 // body, or at the next Flush.
 func (r *request) WriteHeader(status int, h exchange.Header, length int64, trailers []string) error {
 	r.mu.Lock()
-	refused := r.head.Expect && !r.continued
-	if !refused {
-		r.continued = true
-	}
+	r.refused = r.head.Expect && !r.continued
+	r.continued = true
 	r.mu.Unlock()
 	// A client that sends its body without leave would be misread, and one that was
 	// cut is not read from any more.
 	_, cut := r.x.CutReason()
-	r.close = r.close || cut || !r.read.Load() || refused || r.c.s.draining.Load()
+	r.close = r.close || cut || !r.read.Load() || r.refused || r.c.s.draining.Load()
 
 	r.out = outs.Get().(*[]byte)
 	b := message.AppendStatusLine((*r.out)[:0], status)
