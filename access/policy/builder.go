@@ -394,6 +394,7 @@ func (b *Builder) Finish() (*Snapshot, []Fault) {
 	}
 	b.done = true
 	s := b.s
+	s.serial = snapshots.Add(1)
 	if s.rows.n > 2*s.live+4096 {
 		b.compactRows()
 	}

@@ -161,6 +161,19 @@ func (s *Snapshot) findRow(sub *Subject, grace int64) (*grant, reason.Reason) {
 
 // decide puts the decision into d, which is zero.
 func (s *Snapshot) decide(d *Decision, sub *Subject, app AppIndex, r *Request, now, grace int64) {
+	var q question
+	q.ask(r, now)
+	key := memoKey(s.serial, uint32(app), &q)
+	if grace == unset {
+		if end, limited, ok := sub.memo.find(key, &q); ok {
+			if failed := walk(s.apps[app].run.perRequest, &q, &end); failed != nil {
+				*d = Decision{Reason: failed.why, PolicyID: failed.rules[0].id}
+				return
+			}
+			d.Limited, d.RecheckAt = limited, instant(end)
+			return
+		}
+	}
 	g, end, why, lock := s.admit(sub, uint32(app), now, grace)
 	if why != reason.OK {
 		d.Reason = why
@@ -182,21 +195,23 @@ func (s *Snapshot) decide(d *Decision, sub *Subject, app AppIndex, r *Request, n
 		d.Reason = reason.BrowserRefused
 		return
 	}
-	var q question
-	q.ask(sub, g, r, now)
+	q.merge(sub, g)
 	if q.level < a.level {
 		d.Reason = reason.PolicyLevel
 		return
 	}
-	failed := a.run.walk(&q, &end)
+	failed := walk(a.run.steps, &q, &end)
 	d.Limited = a.run.limited()
+	again := grace == unset // may be remembered
 	if len(s.users) != 0 {
 		if u := s.users[sub.pair.user]; u != nil {
-			failed = worse(failed, u.all.walk(&q, &end))
+			failed = worse(failed, walk(u.all.steps, &q, &end))
 			d.Limited = d.Limited || u.all.limited()
+			again = again && len(u.all.perRequest) == 0
 			if own := u.apps[uint32(app)]; own != nil {
-				failed = worse(failed, own.walk(&q, &end))
+				failed = worse(failed, walk(own.steps, &q, &end))
 				d.Limited = d.Limited || own.limited()
+				again = again && len(own.perRequest) == 0
 			}
 		}
 	}
@@ -204,17 +219,19 @@ func (s *Snapshot) decide(d *Decision, sub *Subject, app AppIndex, r *Request, n
 		*d = Decision{Reason: failed.why, PolicyID: failed.rules[0].id}
 		return
 	}
+	if again {
+		sub.memo.put(key, &q, end, d.Limited)
+	}
 	d.RecheckAt = instant(end)
 }
 
-// ask gathers what one decision needs. The remote address counts without
-// its zone, and a mapped IPv4 address as what it is.
-func (q *question) ask(sub *Subject, g *grant, r *Request, now int64) {
+// ask takes the facts of the request. The remote address counts without its
+// zone, and a mapped IPv4 address as what it is.
+func (q *question) ask(r *Request, now int64) {
 	q.now, q.protocol, q.method, q.path = now, r.Protocol, r.Method, r.Path
 	if r.Remote.IsValid() {
 		q.remote, q.remoteOK, q.remoteV4 = bitsOf(r.Remote), true, r.Remote.Is4() || r.Remote.Is4In6()
 	}
-	q.merge(sub, g)
 }
 
 // merge takes the facts of the session and of the row; where both state one,
@@ -245,11 +262,11 @@ func (q *question) merge(sub *Subject, g *grant) {
 
 func (r *run) limited() bool { return r.maxConn != nil || len(r.rates) != 0 }
 
-// walk returns the first group that does not hold, or nil. It lowers end to
+// walk returns the first of the groups that does not hold, or nil. It lowers end to
 // the time at which one of them must be looked at again.
-func (r *run) walk(q *question, end *int64) *group {
-	for i := range r.steps {
-		s := &r.steps[i]
+func walk(steps []step, q *question, end *int64) *group {
+	for i := range steps {
+		s := &steps[i]
 		until, ok := int64(never), false
 		if s.spec == nil {
 			until, ok = s.g.holds(q)

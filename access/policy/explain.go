@@ -63,7 +63,8 @@ func (s *Snapshot) Explain(f Facts, appID string, r Request, now time.Time) Trac
 	t.step("appIdList", s.inSet(g.set, uint32(app)), "names the application", reason.AppNotGranted)
 	t.step("browser", !(a.refuseBrowser && f.Browser), fmt.Sprintf("browser class refused: %v", a.refuseBrowser), reason.BrowserRefused)
 	var q question
-	q.ask(sub, g, &r, at)
+	q.ask(&r, at)
+	q.merge(sub, g)
 	t.step("level", q.level >= a.level, fmt.Sprintf("%d of at least %d", q.level, a.level), reason.PolicyLevel)
 	runs := []*run{&a.run}
 	if u := s.users[sub.pair.user]; u != nil {

@@ -150,7 +150,7 @@ func TestAddressesOfBothFamilies(t *testing.T) {
 		"::ffff:10.1.2.3": true, "::": false, "2001:db8::1%eth0": true,
 	} {
 		var q question
-		q.ask(&Subject{}, &grant{}, &Request{Remote: netip.MustParseAddr(addr)}, 0)
+		q.ask(&Request{Remote: netip.MustParseAddr(addr)}, 0)
 		if got := g.(*addrs).contains(q.remote, q.remoteV4); got != want {
 			t.Errorf("%s: got %v, want %v", addr, got, want)
 		}
@@ -158,7 +158,7 @@ func TestAddressesOfBothFamilies(t *testing.T) {
 	all, _ := parseAddrs("::/0")
 	for addr, want := range map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): false, {}: false, netip.MustParseAddr("::1"): true} {
 		var q question
-		q.ask(&Subject{}, &grant{}, &Request{Remote: addr}, 0)
+		q.ask(&Request{Remote: addr}, 0)
 		if _, got := holds(TypeIPAllow, all, &q); got != want {
 			t.Errorf("%v in ::/0: got %v, want %v", addr, got, want)
 		}

@@ -83,9 +83,10 @@ func (k *TokenKey) hash(p pair) uint64 {
 // Subject is a session's facts in the form that a decision needs. It is made
 // once for a session, is immutable and fits the snapshots of the same key.
 //
-// What a decision reads comes first, in one cache line; the padding makes the
-// allocator align it.
+// What a decision reads comes first: the memo in one cache line, and the facts
+// in the next; the padding makes the allocator align them.
 type Subject struct {
+	memo     memo
 	mac      mac
 	pair     pair
 	authTime int64

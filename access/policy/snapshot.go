@@ -13,6 +13,7 @@ import (
 // concurrent use. Tables are flat and applications are small integers, so that
 // a decision takes no string map and allocates nothing.
 type Snapshot struct {
+	serial      uint64 // no other snapshot of the process has it
 	key         *TokenKey
 	rows        rows
 	byPair      index
@@ -60,10 +61,12 @@ type appRow struct {
 // run is the policies of one application, or of one user beside them, ready to
 // be walked.
 type run struct {
-	groups  []*group // that decide, in the order in which denials are reported
-	steps   []step   // the same, flat: what a decision walks
-	rates   []RateLimit
-	maxConn *rule // the tightest; nil: none
+	groups []*group // that decide, in the order in which denials are reported
+	steps  []step   // the same, flat: what a decision walks
+	// Those of the steps that hang on method and path, which no memo covers.
+	perRequest []step
+	rates      []RateLimit
+	maxConn    *rule // the tightest; nil: none
 }
 
 type userRuns struct {
@@ -91,11 +94,14 @@ type step struct {
 
 // flatten fills the steps from the groups.
 func (r *run) flatten() {
-	r.steps = make([]step, len(r.groups))
+	r.steps, r.perRequest = make([]step, len(r.groups)), nil
 	for i, g := range r.groups {
 		r.steps[i] = step{typ: g.typ, g: g}
 		if len(g.rules) == 1 {
 			r.steps[i].spec = g.rules[0].spec
+		}
+		if g.typ == TypeApp {
+			r.perRequest = append(r.perRequest, r.steps[i])
 		}
 	}
 }

@@ -153,6 +153,18 @@ func BenchmarkDecide(b *testing.B) {
 			s.Decide(sub, app, &request, now)
 		}
 	})
+	// One subject and two applications in turn, so that nothing is remembered:
+	// every decision is made in full.
+	b.Run("in full", func(b *testing.B) {
+		s, key := build(b, grants)
+		sub, now, app := key.Subject(facts(1)), time.Now(), [2]policy.AppIndex{s.App(appID(1)), s.App(appID(0))}
+		i := 0
+		b.ReportAllocs()
+		for b.Loop() {
+			i++
+			s.Decide(sub, app[i&1], &request, now)
+		}
+	})
 }
 
 // BenchmarkAddPage parses and indexes rows as they arrive, an op a row.
