@@ -11,8 +11,12 @@ import (
 
 	"github.com/emmansun/gmsm/ecdh"
 	"github.com/emmansun/gmsm/sm2"
+	"github.com/emmansun/gmsm/sm3"
 	"github.com/emmansun/gmsm/smx509"
 )
+
+// defaultUID is the identifier under which TLCP signs (GM/T 0009 §10).
+const defaultUID = "1234567812345678"
 
 const (
 	usageSign = smx509.KeyUsageDigitalSignature | smx509.KeyUsageContentCommitment
@@ -47,6 +51,7 @@ type Pair struct {
 	decrypter         crypto.Decrypter
 	agreer            KeyAgreer // nil: no ECDHE
 	encPublic         *ecdh.PublicKey
+	za                []byte   // of the signing key and the default identifier; nil: the signer hashes
 	message           [][]byte // what goes into the Certificate message
 	issuers           [][]byte // of every certificate that is sent
 	gate              func(func())
@@ -103,6 +108,11 @@ func NewPair(a, b Certificate) (*Pair, error) {
 		return nil, fmt.Errorf("make certificate pair: encryption certificate: %w", err)
 	}
 	var err error
+	if k, ours := p.signer.(*sm2.PrivateKey); ours {
+		if p.za, err = sm2.CalculateZA(&k.PublicKey, []byte(defaultUID)); err != nil {
+			return nil, fmt.Errorf("make certificate pair: signing key: %w", err)
+		}
+	}
 	if p.encPublic, err = sm2.PublicKeyToECDH(p.encLeaf.PublicKey.(*ecdsa.PublicKey)); err != nil {
 		return nil, fmt.Errorf("make certificate pair: encryption certificate: %w", err)
 	}
@@ -170,7 +180,14 @@ func belongs(leaf *smx509.Certificate, key crypto.PublicKey) error {
 
 // sign makes an SM2 signature with SM3 and the default identifier over msg.
 func (p *Pair) sign(cfg *Config, msg []byte) (sig []byte, err error) {
-	p.keyOperation(func() { sig, err = p.signer.Sign(cfg.rand(), msg, sm2.DefaultSM2SignerOpts) })
+	var opts crypto.SignerOpts = sm2.DefaultSM2SignerOpts
+	if p.za != nil {
+		h := sm3.New()
+		h.Write(p.za)
+		h.Write(msg)
+		msg, opts = h.Sum(nil), nil
+	}
+	p.keyOperation(func() { sig, err = p.signer.Sign(cfg.rand(), msg, opts) })
 	return sig, err
 }
 

@@ -21,7 +21,7 @@ type clientHandshake struct {
 	asked   *certificateRequest
 	log     transcript
 	master  []byte
-	keys    derivation // from master, once establishKeys has run
+	keys    *derivation // from master, once establishKeys has run
 	peer    *peer
 	session *Session // offered
 }

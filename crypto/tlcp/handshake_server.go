@@ -23,7 +23,7 @@ type serverHandshake struct {
 	pair   *Pair
 	log    transcript
 	master []byte
-	keys   derivation // from master, once establishKeys has run
+	keys   *derivation // from master, once establishKeys has run
 
 	ephemeral *ecdh.PrivateKey // ECDHE
 	session   *Session         // to be resumed; nil: full handshake
@@ -147,7 +147,7 @@ func (h *serverHandshake) choosePair() error {
 		return alertf(AlertUnrecognizedName, "choose certificate: none for %q", h.info.ServerName)
 	}
 	h.pair = h.config.Certificates[0]
-	if h.info.ServerName != "" {
+	if h.info.ServerName != "" && len(h.config.Certificates) > 1 {
 		for _, p := range h.config.Certificates {
 			if p.signLeaf.VerifyHostname(h.info.ServerName) == nil {
 				h.pair = p
@@ -364,7 +364,7 @@ func (h *serverHandshake) sendFinished(ticket []byte) error {
 }
 
 // readFinished reads ChangeCipherSpec and the peer's Finished, and checks it.
-func (c *Conn) readFinished(log *transcript, master derivation, label string) error {
+func (c *Conn) readFinished(log *transcript, master *derivation, label string) error {
 	if err := c.readChangeCipherSpec(); err != nil {
 		return err
 	}

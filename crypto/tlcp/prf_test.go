@@ -2,6 +2,7 @@ package tlcp
 
 import (
 	"bytes"
+	"crypto/hmac"
 	"encoding/hex"
 	"testing"
 
@@ -109,6 +110,22 @@ func TestKeyAgreement(t *testing.T) {
 	}
 	if want := unhex(t, kAB); !bytes.HasPrefix(server, want) {
 		t.Errorf("got %x, want %x in front", server, want)
+	}
+}
+
+func TestDerivationIsHMAC(t *testing.T) {
+	for _, n := range []int{0, 1, 32, 48, 63, 64, 65, 200} {
+		secret := ascending(n)
+		d := newDerivation(secret)
+		for _, parts := range [][][]byte{{}, {ascending(32)}, {ascending(100), ascending(29)}} {
+			h := hmac.New(sm3.New, secret)
+			for _, p := range parts {
+				h.Write(p)
+			}
+			if got, want := d.mac(nil, parts...), h.Sum(nil); !bytes.Equal(got, want) {
+				t.Errorf("secret of %d bytes, %d parts: got %x, want %x", n, len(parts), got, want)
+			}
+		}
 	}
 }
 
