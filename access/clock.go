@@ -23,7 +23,11 @@ func steady(wall func() time.Time) func() time.Time {
 	return func() time.Time {
 		for {
 			b := base.Load()
-			since, now := time.Since(began), wall()
+			now := wall()
+			since := now.Sub(began) // of one reading of both clocks, where wall gives both
+			if now == now.Round(0) {
+				since = time.Since(began)
+			}
 			due := b.wall.Add(since - b.at)
 			switch ahead := now.Round(0).Sub(due.Round(0)); {
 			case ahead < -stepSize:

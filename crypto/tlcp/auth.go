@@ -29,8 +29,8 @@ type Certificate struct {
 	// itself may be there, but is never sent.
 	Chain []*smx509.Certificate
 	// Key belongs to the leaf: a crypto.Signer for the signing certificate
-	// (called with the raw message and sm2.DefaultSM2SignerOpts), a
-	// crypto.Decrypter for the encryption certificate (called with an ASN.1
+	// (called with the raw message and sm2.DefaultSM2SignerOpts; a
+	// *sm2.PrivateKey with the digest instead), a crypto.Decrypter for the encryption certificate (called with an ASN.1
 	// ciphertext and sm2.ASN1DecrypterOpts). *sm2.PrivateKey is both.
 	Key crypto.PrivateKey
 }
