@@ -144,15 +144,18 @@ func (a *Agent) relay(f *flow, local net.Conn) {
 	go func() { done <- copyHalf(f.remote, local) }()
 	go func() { done <- copyHalf(local, f.remote) }()
 	err := <-done
-	if err != nil { // a fault in one direction ends the other
+	var gone *mux.ResetError
+	if err != nil { // a fault in one direction ends the other, by a reset on both sides
 		reset(local)
+		if r, ok := f.remote.(interface{ Reset(reason.Reason) bool }); ok && !errors.As(err, &gone) {
+			r.Reset(reason.ClientGone)
+		}
 		f.remote.Close()
 	}
 	err = errors.Join(err, <-done)
 	local.Close()
 	a.drop(f)
-	var gone *mux.ResetError
-	if f.why.Load() == 0 && errors.As(err, &gone) && gone.Reason != reason.TunnelClosed {
+	if f.why.Load() == 0 && errors.As(err, &gone) && gone.Remote && gone.Reason != reason.TunnelClosed && gone.Reason != reason.UpstreamUnreachable {
 		// The gateway ended it: the person learns why, not only that.
 		a.log.Warn("flow closed by the gateway", zap.String("app_id", f.res.AppID), zap.Stringer("upstream", f.res.Addr), zap.Stringer("reason", gone.Reason))
 		a.notices.add(Notice{Time: a.cfg.Now(), Kind: "gateway", Level: 2, AppID: f.res.AppID, Reason: gone.Reason.Code(), Words: sentence(gone.Reason, "the connection was closed")})
