@@ -168,6 +168,9 @@ func TestExplain(t *testing.T) {
 		en, zh string
 	}{
 		{"YM-403 POLICY_TIME: " + reason.PolicyTime.Text(reason.English) + " (outside 08:00-20:00, policy POL00000007)", reason.PolicyTime, "policy POL00000007", "策略 POL00000007"},
+		{reason.PolicyTime.Result() + " (policy POL00000007 * 0800-2000 Z)", reason.PolicyTime, "not allowed: outside 08:00-20:00 UTC (policy POL00000007) [YM-", "不允许：不在 08:00-20:00（UTC）之内（策略 POL00000007）"},
+		{reason.PolicyTime.Result() + " (policy POL00000007 1-5,7 0800-1200,1330-1800 +0530)", reason.PolicyTime, "outside 08:00-12:00, 13:30-18:00 Mon-Fri, Sun UTC+05:30 (policy POL00000007)", "不在 周一至周五、周日 08:00-12:00、13:30-18:00（UTC+05:30）之内（策略 POL00000007）"},
+		{reason.PolicyPosture.Result() + " (policy POL00000009 >=80)", reason.PolicyPosture, "(policy POL00000009 >=80)", "（策略 POL00000009 >=80）"},
 		{reason.AppOffline.Result(), reason.AppOffline, "failed: the application is offline", "失败：应用系统不在线"},
 		{reason.NoGrant.Result(), reason.NoGrant, "not allowed: no access", "不允许：该用户"},
 		{"computer says no", reason.OK, "computer says no", "被拒绝：computer says no"},

@@ -49,7 +49,13 @@ func sentence(r reason.Reason, detail string) Words {
 	if !denial(r) {
 		en, zh = "failed: ", "失败："
 	}
-	w := Words{EN: en + r.Text(reason.English), ZH: zh + r.Text(reason.Chinese)}
+	text := Words{EN: r.Text(reason.English), ZH: r.Text(reason.Chinese)}
+	if id, data := policyWords(detail); r == reason.PolicyTime {
+		if hours, ok := hoursWords(data); ok {
+			text, detail = hours, "policy "+id
+		}
+	}
+	w := Words{EN: en + text.EN, ZH: zh + text.ZH}
 	if detail != "" {
 		w.EN += " (" + detail + ")"
 		w.ZH += "（" + strings.ReplaceAll(detail, "policy ", "策略 ") + "）"

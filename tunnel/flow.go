@@ -199,7 +199,7 @@ func (x *flow) accept() reason.Reason {
 		return x.cut
 	}
 	x.accepted = true
-	_ = x.answer(reason.OK, x.f.Accept) // it fails when the flow is over: Relay sees that
+	_ = x.answer(reason.OK, "", x.f.Accept) // it fails when the flow is over: Relay sees that
 	return reason.OK
 }
 
@@ -207,7 +207,7 @@ func (x *flow) accept() reason.Reason {
 // ends the flow. What it cannot carry goes by Table 15.
 func (x *flow) refuse(no access.Refusal) {
 	r := no.Reason.Public()
-	_ = x.answer(no.Reason, func(p []byte) error { return x.f.Refuse(r, p) })
+	_ = x.answer(no.Reason, x.particulars(no), func(p []byte) error { return x.f.Refuse(r, p) })
 	_ = x.f.Close()
 	x.t.srv.metrics.flows.WithLabelValues(x.network, no.Reason.String()).Inc()
 	if (no.PolicyID != "" || no.Message != "") && x.request != nil {
@@ -222,9 +222,10 @@ func (x *flow) refuse(no access.Refusal) {
 	}
 }
 
-// answer seals Table 13 and has send queue it.
-func (x *flow) answer(r reason.Reason, send func([]byte) error) error {
-	m := &wire.AccessReply{Code: wire.Success, Result: r.Result()}
+// answer seals Table 13, with more behind the reason's text, and has send
+// queue it.
+func (x *flow) answer(r reason.Reason, more string, send func([]byte) error) error {
+	m := &wire.AccessReply{Code: wire.Success, Result: r.Result() + more}
 	if r != reason.OK {
 		m.Code = wire.Failure
 	}

@@ -3,7 +3,9 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -450,8 +452,23 @@ func TestPolicyAndLockReachTheAgent(t *testing.T) {
 			break
 		}
 	}
+	// What helps is told in the answer itself, where to stand is not.
+	var no *carrier.RefusedError
+	if !errors.As(err, &no) || !strings.HasSuffix(no.Result, " (policy POL00000001)") {
+		t.Errorf("Table 13 said %v", err)
+	}
 	in = w.input()
-	in.Version, in.PolicyVersion = 3, 3
+	in.Version, in.PolicyVersion = 4, 4
+	day := int(w.clock.now().UTC().Weekday()+3)%7 + 1 // three days on: never today
+	hours := fmt.Sprintf("%d 0800-2000 Z", day)
+	in.Policies = []wire.Policy{{PolicyID: "POL00000007", PolicyName: "hours", PolicyType: "time", PolicyData: hours}}
+	w.apply(in)
+	_, err = c.Open(t.Context(), "tcp", w.request(w.alice))
+	if want := reason.PolicyTime.Result() + " (policy POL00000007 " + hours + ")"; !errors.As(err, &no) || no.Result != want {
+		t.Errorf("Table 13 said %v, want %q", err, want)
+	}
+	in = w.input()
+	in.Version, in.PolicyVersion = 5, 5
 	in.Locks = []policy.Lock{{Kind: "app", ID: appID, Message: "closed for stocktaking"}}
 	w.apply(in)
 	if _, err := c.Open(t.Context(), "tcp", w.request(w.alice)); refusal(err) != reason.Locked {
