@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,7 +160,7 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "APPLICATION\tNAME\tSTATE\tLISTS\tHOSTS")
 	for _, a := range s.Apps {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%v\n", a.ID, a.Name, a.State, a.Freshness, a.Hosts)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%v\n", a.ID, a.Name, a.State, a.Freshness, cmp.Or(strings.Join(a.Hosts, ", "), "-"))
 	}
 	tw.Flush()
 }
@@ -196,7 +197,7 @@ func sessionsCmd() *cobra.Command {
 				if s.Browser {
 					device = "browser"
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%v\n", s.ID, s.UserID, device, s.Since.Format(time.DateTime), s.Protocol, s.Suite, s.Leases, s.Apps)
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%v\n", s.ID, s.UserID, device, s.Since.Format(time.DateTime), s.Protocol, s.Suite, s.Leases, counts(s.Apps))
 			}
 			tw.Flush()
 		})
