@@ -16,6 +16,7 @@ import (
 
 	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/ctlclient"
+	"github.com/yumen-zt/yumen/internal/clock"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 )
 
@@ -91,7 +92,7 @@ func (c *Config) setDefaults() {
 		c.PassphraseFile = filepath.Join(c.Dir, "passphrase")
 	}
 	if c.Elapsed == nil {
-		c.Elapsed = steadyClock()
+		c.Elapsed = clock.Steady()
 	}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(c.Dir, "agent.sock")

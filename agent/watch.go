@@ -8,11 +8,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/clock"
 )
 
 const (
 	watchPeriod  = 5 * time.Second
-	jumpLeast    = 3 * time.Second  // a wall clock that moved this much against the steady one has jumped
 	checkPeriod  = 55 * time.Second // of the state file
 	alertDamping = time.Minute      // one alert of a kind and subject (clause 9.4: the first goes at once)
 )
@@ -43,7 +43,7 @@ func (a *Agent) sendAlert(al alert.Alert) {
 func (a *Agent) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
-	wall, steady := a.cfg.Now().Round(0), a.cfg.Elapsed()
+	wall, steady := clock.NewWatcher(a.cfg.Now, a.cfg.Elapsed), a.cfg.Elapsed()
 	checked, flushed := steady, steady
 	for {
 		select {
@@ -51,12 +51,11 @@ func (a *Agent) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		w, s := a.cfg.Now().Round(0), a.cfg.Elapsed()
-		if jump := w.Sub(wall) - (s - steady); jump.Abs() >= jumpLeast {
-			a.log.Warn("clock jumped", zap.Duration("by", jump))
-			a.raise(alert.Alert{Code: alert.ClockJump, Detail: fmt.Sprintf("by %s", jump.Round(time.Millisecond))})
+		if by, stepped := wall.Step(); stepped {
+			a.log.Warn("clock jumped", zap.Duration("by", by))
+			a.raise(alert.Alert{Code: alert.ClockJump, Detail: fmt.Sprintf("by %s", by.Round(time.Millisecond))})
 		}
-		wall, steady = w, s
+		s := a.cfg.Elapsed()
 		if s-flushed >= alertDamping {
 			flushed = s
 			a.alerts.Flush()

@@ -159,7 +159,7 @@ func TestGCR002_T16_Refusals(t *testing.T) {
 }
 
 func TestQ25_IdentityReportKeepsAndRotatesTheToken(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	s := newSite(t, func(cfg *Config) { cfg.Now = c.Now })
 	first := s.signIn()
 	if status, r := s.agent.login(s.alice); status != 200 || r.AuthToken != first.AuthToken || r.ExpirationDate != first.ExpirationDate {

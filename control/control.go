@@ -38,6 +38,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/lab"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/clock"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -290,6 +291,8 @@ func (s *Server) sweep(ctx context.Context) error {
 	renewed := s.cfg.Now()
 	checked := renewed
 	compacted := s.revision()
+	began := time.Now()
+	wall := clock.NewWatcher(s.cfg.Now, func() time.Duration { return time.Since(began) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -297,6 +300,9 @@ func (s *Server) sweep(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := s.cfg.Now()
+		if by, stepped := wall.Step(); stepped {
+			s.cfg.Alerts.Raise(alert.Alert{Code: alert.ClockJump, Time: now, Detail: fmt.Sprintf("by %s", by.Round(time.Millisecond))})
+		}
 		s.sweepDue(now)
 		if age := now.Sub(checked); age >= 6*time.Hour || age < 0 {
 			checked = now

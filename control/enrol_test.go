@@ -77,7 +77,7 @@ func TestGCR002_Enrol_NewCertificatesReplaceTheOld(t *testing.T) {
 }
 
 func TestGCR002_Enrol_Refusals(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	w := newWorld(t, func(cfg *Config) { cfg.Now, cfg.Lockout.PerSource = c.Now, 1000 })
 	hc := w.anonymous()
 	n, code := w.code(NewDevice{Kind: "agent"})

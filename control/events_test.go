@@ -229,7 +229,7 @@ func TestManyRowsAtOncePullInsteadOfPush(t *testing.T) {
 }
 
 func TestStreamEndsWithTheGatewaysIdentity(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	s := newSite(t, func(cfg *Config) { cfg.Now, cfg.Heartbeat = c.Now, 20*time.Millisecond })
 	p := s.gw.stream("").begun()
 	p.next(": beat")

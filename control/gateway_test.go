@@ -11,7 +11,7 @@ import (
 )
 
 func TestGCR002_M52_ListsOnlyAfterT4(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	w := newWorld(t, func(cfg *Config) { cfg.Now = c.Now })
 	gw := w.enrol(NewDevice{Kind: "gateway", Name: "edge"})
 	refused := func(when string) {

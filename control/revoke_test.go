@@ -14,7 +14,7 @@ import (
 // Lock, unlock and sign in again, all within one second: the times on the wire
 // have no fractions, and the new sign-in is the younger one all the same.
 func TestS4_SignInAfterAnUnlockOfTheSameSecondCounts(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	s := newSite(t, func(cfg *Config) { cfg.Now = c.Now })
 	s.signIn()
 	p := s.gw.stream("").begun()
@@ -68,7 +68,7 @@ func TestS4_ProofsOfBeforeARevocationGiveNothing(t *testing.T) {
 }
 
 func TestSignInThatWaitsEndsWithItsCaller(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	s := newSite(t, func(cfg *Config) { cfg.Now = c.Now })
 	s.do("POST", "/v1/locks", NewLock{Kind: "user", ID: "alice"}, nil)
 	s.do("DELETE", "/v1/locks/user/alice", nil, nil)

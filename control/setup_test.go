@@ -78,7 +78,7 @@ func TestConfigFaultsNameTheirPath(t *testing.T) {
 }
 
 func TestOwnCertificatesAreRenewedInTime(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	w := newWorld(t, func(cfg *Config) { cfg.Now = c.Now })
 	gw := w.enrol(NewDevice{Kind: "gateway"})
 	serial := func(name string) string {

@@ -52,7 +52,7 @@ func TestS4_Table5CarriesTheNonceAndTheNewestVersions(t *testing.T) {
 // The sums follow every kind of change: they are those of the lists as a
 // gateway reads them, and a report of something else is noticed once settled.
 func TestStateHashFollowsTheLists(t *testing.T) {
-	c := &clock{}
+	c := &movedClock{}
 	s := newSite(t, func(cfg *Config) { cfg.Now = c.Now })
 	same := func(what string) wire.StateHash {
 		t.Helper()

@@ -52,19 +52,19 @@ func (w *world) audited(object string) (out []audit.Record) {
 	return out
 }
 
-// clock is a clock that a test can move.
-type clock struct {
+// movedClock is a clock that a test can move.
+type movedClock struct {
 	mu     sync.Mutex
 	offset time.Duration
 }
 
-func (c *clock) Now() time.Time {
+func (c *movedClock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Now().Add(c.offset)
 }
 
-func (c *clock) move(d time.Duration) {
+func (c *movedClock) move(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.offset += d

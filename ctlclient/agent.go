@@ -45,6 +45,7 @@ type AgentConfig struct {
 	Delivered   func(Delivery)   // for each message that was answered or failed; must not block
 	OnSignedOut func(error)      // the control center ended the sign-in; must not block
 
+	Alerts       alert.Sink   // takes the link's own alerts, and should lead back to Raise; default: Raise itself
 	StateDir     string       // for what must survive the process; default: nothing does
 	Outbox       Outbox       // default: a [Durable] in StateDir/outbox, or a [Memory] without StateDir; Run opens and closes the former
 	OutboxConfig OutboxConfig // of that default
@@ -153,7 +154,9 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	a := &Agent{cfg: cfg, call: call, log: cfg.Logger, changed: make(chan struct{}, 1)}
 	a.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T16": "/authentication", "T21": "/status", "T22": "/alerts"})
 	a.reports.alert = a.alertMessage
-	a.reports.own = a.reports
+	if a.reports.own = cfg.Alerts; cfg.Alerts == nil {
+		a.reports.own = a.reports
+	}
 	a.reports.replied = a.replayed
 	a.reports.delivery.tell = cfg.Delivered
 	return a, nil

@@ -57,9 +57,10 @@ func (g *Gateway) apply(ctx context.Context, events <-chan event, w wanted, acks
 			g.applyList(ctx, v, w, ack)
 			close(v.done)
 		case e := <-events:
+			refused := false
 			switch e.kind {
 			case eventDelta:
-				g.applyDelta(ctx, e.data, w, ack)
+				refused = !g.applyDelta(ctx, e.data, w, ack)
 			case eventChanged:
 				ref, err := wire.DecodeExtension[wire.DeltaRef](e.data)
 				if err != nil || ref.List != wire.PoliciesList && ref.List != wire.GrantsList {
@@ -70,11 +71,7 @@ func (g *Gateway) apply(ctx context.Context, events <-chan event, w wanted, acks
 			default:
 				w.both()
 			}
-			if e.id != "" { // only now: what was lost on the way comes again
-				g.mu.Lock()
-				g.lastEvent = e.id
-				g.mu.Unlock()
-			}
+			g.applied(e, refused) // only now: what was lost on the way comes again
 		}
 	}
 }
@@ -244,8 +241,8 @@ func (g *Gateway) standing(d *Delta) standing {
 
 // applyDelta applies a change. What it takes away holds at once, whether or not
 // it follows the version in force; if changes are missing, the lists are asked
-// for.
-func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack func(wire.Ack)) {
+// for. It reports whether the delta was genuine.
+func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack func(wire.Ack)) (genuine bool) {
 	d, err := g.verifier.Delta(line)
 	if err != nil {
 		var refused *ListError
@@ -253,7 +250,7 @@ func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack fun
 		g.refuse(refused)
 		ack(wire.Ack{List: wire.GrantsList, Version: g.cur.grants, Result: refused.Reason.Result()})
 		w.both()
-		return
+		return false
 	}
 	how := g.standing(d)
 	given := d
@@ -306,6 +303,7 @@ func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack fun
 		g.pullWhole(wire.GrantsList, true)
 		w.want(wire.GrantsList)
 	}
+	return true
 }
 
 // pullWhole makes the next pull of a list unconditional.

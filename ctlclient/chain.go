@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -36,7 +37,6 @@ type chain struct {
 	at    [NumClasses]place           // guarded by mu; acknowledged
 	sent  [NumClasses]uint64          // guarded by mu; on its way in order, or acknowledged
 	kept  [NumClasses]map[uint64]bool // guarded by mu; sent ahead, and the control center has it
-	skip  [NumClasses]map[uint64]bool // guarded by mu; too large for the control center
 	moved chan struct{}               // guarded by mu; closed when sent changes
 }
 
@@ -72,7 +72,7 @@ func (r *reporter) newChain(ctx context.Context) (*chain, error) {
 			c.alone = "T16"
 		}
 		for i := range c.kept {
-			c.kept[i], c.skip[i] = map[uint64]bool{}, map[uint64]bool{}
+			c.kept[i] = map[uint64]bool{}
 		}
 		said, m, err := c.ask(ctx)
 		if err != nil {
@@ -139,7 +139,7 @@ func acksOf(m *envelope.Message, id string) (*wire.OutboxAcks, error) {
 // agree takes over where the control center stands in each class.
 func (c *chain) agree(said *wire.OutboxAcks, m *envelope.Message) error {
 	for k := range NumClasses {
-		ack := wire.OutboxAck{Class: k.String(), Head: wire.OutboxStart(c.id, c.r.call.cfg.id, k.String()).String()}
+		ack := wire.OutboxAck{Class: k.String(), Head: wire.OutboxStart(c.id, c.r.sender, k.String()).String()}
 		if i := slices.IndexFunc(said.Acks, func(a wire.OutboxAck) bool { return a.Class == ack.Class }); i >= 0 {
 			ack = said.Acks[i]
 		}
@@ -158,7 +158,7 @@ func (c *chain) stand(k Class, ack wire.OutboxAck, m *envelope.Message) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDown, err)
 	}
-	own := c.d.acks.at(k, c.r.call.cfg.id)
+	own := c.d.acks.at(k, c.r.sender)
 	switch {
 	case there.upTo < own.upTo:
 		c.d.acks.lapsed(k)
@@ -181,7 +181,7 @@ func (c *chain) stand(k Class, ack wire.OutboxAck, m *envelope.Message) error {
 // recompute checks that our records after own lead to there.
 func (c *chain) recompute(k Class, own, there place) error {
 	for own.upTo < there.upTo {
-		s, err := c.d.stretch(c.s, k, own, nil, nil, "")
+		s, err := c.d.stretch(c.s, k, own, nil, "")
 		if err != nil {
 			return err
 		}
@@ -215,24 +215,17 @@ func (c *chain) settle(k Class, p place, m *envelope.Message) {
 		}
 	}
 	c.mu.Unlock()
-	if p.upTo == 0 {
+	if was := c.d.acks.of(k); p.upTo == 0 && (was == nil || was.Outbox != c.id || was.UpTo == 0) {
 		return
-	}
+	} // else it has forgotten everything, and from there its chain goes on
 	c.d.acks.take(k, Evidence{Outbox: c.id, Class: k.String(), UpTo: p.upTo, Head: p.head.String(), At: c.r.now(), Control: m.Header.Sender, Envelope: m.Raw})
 }
 
-// position returns where class k stands, with the maps of the moment.
-func (c *chain) position(k Class) (p place, kept, skip map[uint64]bool) {
+// position returns where class k stands, and what was sent ahead of that.
+func (c *chain) position(k Class) (p place, kept map[uint64]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	kept, skip = map[uint64]bool{}, map[uint64]bool{}
-	for seq := range c.kept[k] {
-		kept[seq] = true
-	}
-	for seq := range c.skip[k] {
-		skip[seq] = true
-	}
-	return c.at[k], kept, skip
+	return c.at[k], maps.Clone(c.kept[k])
 }
 
 func (c *chain) note(k Class, to uint64) {
@@ -256,8 +249,8 @@ func (c *chain) covered(k Class) (uint64, <-chan struct{}) {
 func (c *chain) run(ctx context.Context, k Class, drain bool) error {
 	for {
 		woken := c.r.waiting(k) // before the outbox is read: what comes in between closes it
-		at, kept, skip := c.position(k)
-		s, err := c.d.stretch(c.s, k, at, kept, skip, c.alone)
+		at, kept := c.position(k)
+		s, err := c.d.stretch(c.s, k, at, kept, c.alone)
 		if err != nil {
 			return fmt.Errorf("read outbox: %w", err)
 		}
@@ -290,6 +283,9 @@ func (c *chain) send(ctx context.Context, k Class, at place, s *stretch) error {
 	c.note(k, end.upTo)
 	n := wire.OutboxNumber{ID: c.id, Class: k.String(), From: at.upTo + 1, To: end.upTo, Prev: at.head.String(), Head: end.head.String()}
 	m, acks, err := c.exchange(ctx, k, s, n)
+	if errors.Is(err, errGivenUp) {
+		return nil // its number is a gap now, and the class goes on
+	}
 	if err != nil {
 		return err
 	}
@@ -358,7 +354,11 @@ func (c *chain) judge(k Class, s *stretch, upTo uint64, refused []wire.OutboxRef
 	c.r.mu.Unlock()
 	c.delivered(s, upTo)
 	for _, no := range refused {
-		c.r.refusedFor(k, &RefusedError{Reason: resultReason(no.Result), Result: no.Result})
+		i := slices.IndexFunc(s.items, func(it wire.OutboxItem) bool { return it.Seq == no.Seq })
+		if i < 0 {
+			continue // it was told when it was ours
+		}
+		c.r.refusedFor(k, s.items[i].Body, &RefusedError{Table: tableOf(s.items[i].Type), Reason: resultReason(no.Result), Result: no.Result})
 	}
 }
 
@@ -401,10 +401,13 @@ func (c *chain) exchange(ctx context.Context, k Class, s *stretch, n wire.Outbox
 	return m, acks, nil
 }
 
+// errGivenUp says that the record of a message will never be taken.
+var errGivenUp = errors.New("the control center does not take a record of this size")
+
 // refusal takes a signed refusal. One that says where the control center stands
 // is of the record, and counts as an acknowledgement; a message that is too
-// large is stated as lost. All else ends the session: nothing is given up for
-// it.
+// large becomes a gap here and there: errGivenUp. All else ends the session:
+// nothing is given up for it.
 func (c *chain) refusal(k Class, s *stretch, no *RefusedError, single bool) (*envelope.Message, *wire.OutboxAcks, error) {
 	if no.reply != nil {
 		if acks, err := acksOf(no.reply, c.id); err == nil {
@@ -413,17 +416,17 @@ func (c *chain) refusal(k Class, s *stretch, no *RefusedError, single bool) (*en
 					acks.Acks[i].Refused = []wire.OutboxRefusal{{Seq: s.items[0].Seq, Result: no.Result}}
 				}
 			} else if single {
-				c.r.refusedFor(k, no)
+				c.r.refusedFor(k, s.items[0].Body, no)
 			}
 			return no.reply, acks, nil
 		}
 	}
 	if no.Reason == reason.MessageTooLarge && single {
-		c.mu.Lock()
-		c.skip[k][s.items[0].Seq] = true
-		c.mu.Unlock()
-		c.r.refusedFor(k, no)
-		return nil, nil, fmt.Errorf("%w: %w", ErrDown, errors.New(no.Error()))
+		c.r.refusedFor(k, s.items[0].Body, no)
+		if err := c.s.Drop(classOf(k), s.items[0].Seq, spool.Refused); err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, errGivenUp
 	}
 	return nil, nil, fmt.Errorf("%w: %s", ErrDown, no.Error())
 }
@@ -437,7 +440,7 @@ func (c *chain) post(ctx context.Context, path, msgType, msgID string, fields ma
 	for name, v := range fields {
 		own[name] = v
 	}
-	return c.r.call.post(ctx, path, envelope.Header{MsgType: msgType, MsgID: msgID, Ext: own}, body, urgent)
+	return c.r.post(ctx, path, envelope.Header{MsgType: msgType, MsgID: msgID, Ext: own}, body, urgent)
 }
 
 // live sends new alerts ahead of what is older, when their turn does not come
@@ -466,16 +469,10 @@ func (c *chain) live(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		sent, _ = c.covered(ClassAlert)
-		records, err := c.s.Next(spool.Alert, max(gone, sent), stretchRecords)
-		if err != nil {
+		var s *stretch
+		var err error
+		if s, gone, err = c.newer(max(gone, sent), stretchRecords); err != nil {
 			return fmt.Errorf("read outbox: %w", err)
-		}
-		s := &stretch{}
-		for _, r := range records {
-			if it, _ := c.d.item(&r, false); it.To == 0 {
-				s.add(it, wire.OutboxHead{})
-			}
-			gone = r.Seq
 		}
 		if len(s.items) == 0 {
 			continue
@@ -494,11 +491,35 @@ func (c *chain) live(ctx context.Context) error {
 	}
 }
 
+// newer returns up to n alerts after after for one message, and the last number
+// that it has looked at.
+func (c *chain) newer(after uint64, n int) (s *stretch, last uint64, err error) {
+	records, err := c.s.Next(spool.Alert, after, n)
+	if err != nil {
+		return nil, after, err
+	}
+	s, last = &stretch{}, after
+	size := 0
+	for _, r := range records {
+		it, _ := c.d.item(&r)
+		if size += len(it.Body); len(s.items) > 0 && size > stretchBytes {
+			break
+		}
+		if last = r.Seq; it.To == 0 {
+			s.add(it, wire.OutboxHead{})
+		}
+	}
+	return s, last, nil
+}
+
 // sendAhead sends alerts ahead of their turn. They stay in the outbox until
 // their turn is acknowledged.
 func (c *chain) sendAhead(ctx context.Context, s *stretch) error {
 	n := wire.OutboxNumber{ID: c.id, Class: ClassAlert.String(), From: s.items[0].Seq, To: s.end().upTo}
 	_, acks, err := c.exchange(ctx, ClassAlert, s, n)
+	if errors.Is(err, errGivenUp) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/sm4gcm"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/spool"
 )
 
@@ -49,11 +50,6 @@ type Durable struct {
 	spool  *spool.Spool // guarded by mu
 	closed bool         // guarded by mu
 	acks   *evidence    // set once, by Open, before spool
-
-	told struct {
-		sync.Mutex
-		at time.Time // when damage was last raised
-	}
 }
 
 // ErrOutboxClosed is returned after Close.
@@ -254,22 +250,34 @@ func (d *Durable) Stats() (out [NumClasses]ClassStats) {
 	return out
 }
 
-// event logs what the spool has to say. Damage is an alert, at most one a
-// minute.
+// spoolAlerts are the events of a spool that a person should know of, in words;
+// a torn tail is what a crash leaves, and drops are counted for 2.007.
+var spoolAlerts = map[spool.EventKind]alert.Code{
+	spool.Corruption: alert.StateAltered,
+	spool.DiskFull:   alert.DiskFull,
+	spool.SpaceBack:  alert.DiskBack,
+	spool.DiskFault:  alert.DiskFault,
+	spool.Filling:    alert.OutboxFilling,
+}
+
+// event logs what the spool has to say, and raises what is an alert. It is for
+// the sink to damp what comes often.
 func (d *Durable) event(e spool.Event) {
 	d.cfg.Logger.Warn("outbox event", zap.Stringer("kind", e.Kind), zap.Stringer("class", e.Class), zap.Uint64("count", e.Count),
 		zap.Stringer("reason", e.Reason), zap.String("file", e.File), zap.Error(e.Err))
-	if e.Kind != spool.Corruption {
+	code, ok := spoolAlerts[e.Kind]
+	if !ok || d.cfg.Alerts == nil {
 		return
 	}
-	now := d.cfg.Now()
-	d.told.Lock()
-	due := d.told.at.IsZero() || now.Sub(d.told.at) >= time.Minute
-	if due {
-		d.told.at = now
+	detail := "outbox"
+	if e.Kind != spool.SpaceBack {
+		detail += ", " + e.Class.String()
 	}
-	d.told.Unlock()
-	if due && d.cfg.Alerts != nil {
-		d.cfg.Alerts.Raise(alert.Alert{Code: alert.StateAltered, Detail: fmt.Sprintf("outbox, %s: %s", e.Class, e.File)})
+	switch {
+	case e.File != "":
+		detail += ": " + e.File
+	case e.Err != nil:
+		detail += ": " + audit.Clean(e.Err.Error(), 300)
 	}
+	d.cfg.Alerts.Raise(alert.Alert{Code: code, Detail: detail})
 }

@@ -34,6 +34,7 @@ type event struct {
 	kind eventKind
 	id   string
 	data []byte
+	from *pushStream // nil: none
 }
 
 // silence is how long the push stream of a control center may say nothing that
@@ -139,7 +140,7 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 			case errors.Is(e.err, errNotIdentified), noConnection(e.err), faults >= openFaults:
 				return e.err
 			}
-			if e.st.lived >= steady || e.st.moved && errors.Is(e.err, errMissed) {
+			if e.st.lived >= steady || e.st.moved && (errors.Is(e.err, errMissed) || errors.Is(e.err, errRefusedEvent)) {
 				pause = pauseFirst
 			}
 			g.log.Warn("push stream broke, opening another", zap.Error(e.err), zap.Duration("retry_in", pause))
@@ -169,6 +170,7 @@ type pushStream struct {
 	silent chan struct{} // capacity 1; told when it has said nothing for too long
 	ended  chan struct{} // closed after run
 	isOpen atomic.Bool
+	broken atomic.Bool // a delta of it was refused: its place stays before that
 
 	opened bool          // after run: it was open
 	moved  bool          // after run: Last-Event-ID went on by it
@@ -224,7 +226,7 @@ func (st *pushStream) run(ctx context.Context) error {
 	var seen uint64 // number of the newest event
 	err = readEvents(resp.Body, func() { watch.Reset(limit) }, func(in sse) error {
 		missed := in.seq > seen+1 || in.seq > seen && in.beat()
-		e := event{id: in.id, data: in.data}
+		e := event{id: in.id, data: in.data, from: st}
 		if in.seq != 0 && in.seq <= seen || missed {
 			e.id = "" // a repeat, or the first behind a loss: the stream's place stays
 		}
@@ -235,10 +237,39 @@ func (st *pushStream) run(ctx context.Context) error {
 		}
 		return errMissed
 	})
+	if st.broken.Load() {
+		return fmt.Errorf("%w: push stream: %w", ErrDown, errRefusedEvent)
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return fmt.Errorf("%w: push stream: %w", ErrDown, err)
+}
+
+// errRefusedEvent ends a stream of which a delta was refused: the next one asks
+// for it again.
+var errRefusedEvent = errors.New("a delta was refused")
+
+// applied moves Last-Event-ID behind e, which was handled. A delta that was
+// refused is asked for once more, over another stream, for a revocation may be
+// in it that no list repeats; when it is refused again, the place goes on
+// without it, or nothing behind it would ever come.
+func (g *Gateway) applied(e event, refused bool) {
+	if e.id == "" || e.from != nil && e.from.broken.Load() {
+		return
+	}
+	g.mu.Lock()
+	again := refused && e.from != nil && g.refusedEvent != e.id
+	if again {
+		g.refusedEvent = e.id
+	} else {
+		g.lastEvent = e.id
+	}
+	g.mu.Unlock()
+	if again {
+		e.from.broken.Store(true)
+		e.from.stop()
+	}
 }
 
 // errMissed ends a stream of which an event did not come: the next one goes on

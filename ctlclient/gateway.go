@@ -145,12 +145,13 @@ type Gateway struct {
 
 	cur current // owned by the goroutine that applies
 
-	mu        sync.Mutex
-	status    GatewayStatus          // guarded by mu
-	lastEvent string                 // guarded by mu; Last-Event-ID: of the last event applied
-	arrived   uint64                 // guarded by mu; deltas so far
-	whole     map[wire.ListName]bool // guarded by mu; lists whose next pull is unconditional
-	half      bool                   // guarded by mu; a change is in force whose rest comes with the list
+	mu           sync.Mutex
+	status       GatewayStatus          // guarded by mu
+	lastEvent    string                 // guarded by mu; Last-Event-ID: of the last event applied
+	refusedEvent string                 // guarded by mu; id of the delta that was refused last
+	arrived      uint64                 // guarded by mu; deltas so far
+	whole        map[wire.ListName]bool // guarded by mu; lists whose next pull is unconditional
+	half         bool                   // guarded by mu; a change is in force whose rest comes with the list
 }
 
 // NewGateway checks cfg, reads the keys and opens the state folder. Nothing

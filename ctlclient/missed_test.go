@@ -6,7 +6,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ type lossy struct {
 	mu     sync.Mutex
 	events []string                   // guarded by mu; the text of revision i+1, without its end
 	lose   func(rev, stream int) bool // guarded by mu
+	spoil  func(rev, stream int) bool // guarded by mu; nil: nothing is
 	opened []string                   // guarded by mu; Last-Event-ID of each stream
 }
 
@@ -59,9 +62,14 @@ func (l *lossy) serve(rw http.ResponseWriter, r *http.Request) bool {
 		l.mu.Lock()
 		for ; at < len(l.events); at++ {
 			seq++
-			if !l.lose(at+1, stream) {
-				text += fmt.Sprintf("%sseq: %d\nid: %d\n\n", l.events[at], seq, at+1)
+			if l.lose(at+1, stream) {
+				continue
 			}
+			event := l.events[at]
+			if l.spoil != nil && l.spoil(at+1, stream) {
+				event = strings.Replace(event, `"signature":"M`, `"signature":"A`, 1)
+			}
+			text += fmt.Sprintf("%sseq: %d\nid: %d\n\n", event, seq, at+1)
 		}
 		l.mu.Unlock()
 		if text != "" {
@@ -191,4 +199,41 @@ func TestS4_NoRevocationIsLostOnALossyStream(t *testing.T) {
 			t.Errorf("only %d events were lost", lost)
 		}
 	})
+}
+
+// A delta that was spoiled on the way does not count as seen: its revocation,
+// which is on no list, is asked for again. One that is refused twice is passed
+// over, so that what is behind it arrives.
+func TestS4_ARefusedDeltaIsAskedForAgain(t *testing.T) {
+	for name, spoiled := range map[string]int{"once": 1, "for ever": 1 << 30} {
+		t.Run(name, func(t *testing.T) {
+			site(t, func(t *testing.T, w *world, c *center, e *enforcer, cfg GatewayConfig) {
+				var asked atomic.Int64
+				l := &lossy{lose: func(int, int) bool { return false }}
+				l.spoil = func(rev, _ int) bool { return rev == 2 && asked.Add(1) <= int64(spoiled) }
+				c.setFault(l.serve)
+				g := newGateway(t, cfg)
+				defer run(t, g.Run)()
+				time.Sleep(35 * time.Second)
+				for _, id := range []string{"before", "spoiled", "after"} {
+					l.add(w.delta(wire.Delta{From: 1, To: 1, Revoke: []wire.Revocation{{SessionID: id}}}))
+				}
+				time.Sleep(20 * time.Second)
+				seen := map[string]time.Time{}
+				revocations(e, seen)
+				if seen["before"].IsZero() || seen["after"].IsZero() || seen["spoiled"].IsZero() != (name != "once") {
+					t.Errorf("seen: %v", seen)
+				}
+				s := g.Status()
+				if want := uint64(min(spoiled, 2)); s.Refused != want || s.Sessions != 1 {
+					t.Errorf("%d refused in %d sessions, want %d in 1", s.Refused, s.Sessions, want)
+				}
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				if len(l.opened) < 2 || l.opened[1] != "1" || len(l.opened) > 3 {
+					t.Errorf("streams opened with Last-Event-ID %q, want the place before the spoiled one", l.opened)
+				}
+			})
+		})
+	}
 }

@@ -41,8 +41,10 @@ const liveSlots = 16
 // reporter keeps reports in the outbox and sends them while a session is up:
 // one stream a class in order, and live alerts ahead of the backlog.
 type reporter struct {
-	out   Outbox
-	call  *caller
+	out    Outbox
+	sender string // whose outbox it is
+	// post sends one message and returns the verified answer: [caller.post].
+	post  func(ctx context.Context, path string, h envelope.Header, body []byte, urgent bool) (*envelope.Message, error)
 	log   *zap.Logger
 	now   func() time.Time
 	own   alert.Sink // for the link's own alerts
@@ -74,7 +76,7 @@ type raised struct {
 }
 
 func newReporter(out Outbox, call *caller, log *zap.Logger, now func() time.Time, path map[string]string) *reporter {
-	r := &reporter{out: out, call: call, log: log, now: now, path: path, opened: make(chan struct{}), queue: make(chan raised, alertQueue), audits: make(chan []byte, auditQueue),
+	r := &reporter{out: out, sender: call.cfg.id, post: call.post, log: log, now: now, path: path, opened: make(chan struct{}), queue: make(chan raised, alertQueue), audits: make(chan []byte, auditQueue),
 		urgent: make(chan struct{}, 1), sent: map[string]time.Time{}}
 	r.delivery.late = func(a alert.Alert) { r.own.Raise(a) }
 	for c := range r.wake {
@@ -360,12 +362,12 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 		r.log.Error("report of the outbox cannot be read", zap.Stringer("class", e.Class), zap.Uint64("seq", e.Seq))
 		return r.out.Ack(e.Class, e.Seq)
 	}
-	answer, err := r.call.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, true)
+	answer, err := r.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, true)
 	var no *RefusedError
 	switch {
 	case errors.As(err, &no):
 		r.delivery.forget(p.MsgID)
-		r.refusedFor(e.Class, no)
+		r.refusedFor(e.Class, p.Body, no)
 	case err != nil:
 		return err
 	default:
@@ -381,13 +383,19 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 	return r.out.Ack(e.Class, e.Seq)
 }
 
-// refusedFor counts a report that the control center refused for good.
-func (r *reporter) refusedFor(c Class, no *RefusedError) {
+// refusedFor counts and tells a report that the control center refused for
+// good. When that was an alert of this very kind it is only logged: it could go
+// round for ever.
+func (r *reporter) refusedFor(c Class, body []byte, no *RefusedError) {
 	r.rejected.Add(1)
 	r.log.Error("report refused by the control center", zap.Stringer("class", c), zap.String("result", no.Result))
-	if c != ClassAlert { // an alert about an alert could go round for ever
-		r.own.Raise(alert.Alert{Code: alert.MessageRefused, Reason: no.Reason, Detail: no.Error()})
+	var a struct {
+		Type alert.Code `json:"exceptionAlertType"`
 	}
+	if c == ClassAlert && (json.Unmarshal(body, &a) != nil || a.Type == alert.MessageRefused) {
+		return
+	}
+	r.own.Raise(alert.Alert{Code: alert.MessageRefused, Reason: no.Reason, Detail: audit.Clean(c.String()+" report: "+no.Error(), 300)})
 }
 
 // lastSent returns when a report of this type was acknowledged last.

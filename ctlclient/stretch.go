@@ -42,8 +42,8 @@ func (s *stretch) single() (*wire.OutboxItem, bool) {
 // stretch reads what follows from in class c: records, those of kept by their
 // digest only, and what became of the numbers between. Nothing follows when it
 // has no items. alone names the type that goes by itself, for its answer
-// matters; skip are numbers that the control center will never take.
-func (d *Durable) stretch(s *spool.Spool, c Class, from place, kept, skip map[uint64]bool, alone string) (*stretch, error) {
+// matters.
+func (d *Durable) stretch(s *spool.Spool, c Class, from place, kept map[uint64]bool, alone string) (*stretch, error) {
 	out := &stretch{}
 	records, err := s.Next(classOf(c), from.upTo, stretchRecords)
 	if err != nil {
@@ -74,7 +74,7 @@ func (d *Durable) stretch(s *spool.Spool, c Class, from place, kept, skip map[ui
 				return out, err
 			}
 		}
-		it, digest := d.item(&r, skip[r.Seq])
+		it, digest := d.item(&r)
 		if it.Type != "" && it.Type == alone {
 			if len(out.items) > 0 {
 				return out, nil
@@ -105,7 +105,7 @@ func (d *Durable) stretch(s *spool.Spool, c Class, from place, kept, skip map[ui
 }
 
 // item makes the item of a record. A record that nobody can read is a gap.
-func (d *Durable) item(r *spool.Record, skip bool) (it wire.OutboxItem, digest [sm3.Size]byte) {
+func (d *Durable) item(r *spool.Record) (it wire.OutboxItem, digest [sm3.Size]byte) {
 	if r.Gaps != nil {
 		return wire.OutboxItem{Seq: r.Seq, To: r.Seq, Reason: wire.GapNote}, digest
 	}
@@ -114,12 +114,8 @@ func (d *Durable) item(r *spool.Record, skip bool) (it wire.OutboxItem, digest [
 	if err == nil {
 		digest, err = wire.OutboxDigest(p.Type, p.MsgID, p.Ext, p.Body)
 	}
-	if err != nil || skip {
-		why := spool.Damaged
-		if skip {
-			why = spool.Refused
-		}
-		return wire.OutboxItem{Seq: r.Seq, To: r.Seq, Count: 1, Reason: why.String()}, digest
+	if err != nil {
+		return wire.OutboxItem{Seq: r.Seq, To: r.Seq, Count: 1, Reason: spool.Damaged.String()}, digest
 	}
 	return wire.OutboxItem{Seq: r.Seq, Type: p.Type, MsgID: p.MsgID, Ext: p.Ext, Body: p.Body}, digest
 }

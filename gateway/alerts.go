@@ -2,12 +2,14 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/clock"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
@@ -76,4 +78,24 @@ func (a *alerts) run(ctx context.Context) error {
 func (a *alerts) contain(part string, recovered any) {
 	a.Raise(alert.Alert{Code: alert.InternalFault, Reason: reason.InternalError, Detail: part})
 	a.log.Error("panic contained", zap.String("part", part), zap.Any("error", recovered), zap.Stack("stack"))
+}
+
+// clockCheck is how often the wall clock is compared with a steady one.
+const clockCheck = 2 * time.Second
+
+// watchClock tells when the wall clock is set, until ctx is done (R17). What
+// that means for grants is access's.
+func (a *alerts) watchClock(ctx context.Context, w *clock.Watcher) error {
+	tick := time.NewTicker(clockCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if by, stepped := w.Step(); stepped {
+			a.Raise(alert.Alert{Code: alert.ClockJump, Detail: fmt.Sprintf("by %s", by.Round(time.Millisecond))})
+		}
+	}
 }

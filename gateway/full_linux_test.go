@@ -159,6 +159,7 @@ func TestR6_GatewayOnAFullDisk(t *testing.T) {
 	for range 20 {
 		w.want(alice, "https://one.test/", 200, user)
 	}
+	await(t, 10*time.Second, "the alert that says so", func() bool { return c.count("T11", `"2.025"`) > 0 })
 	refused := w.g.link.OutboxStatus()
 	t.Logf("200 alerts arrived in %v with the disk full; said %v later; %+v", took, full, refused)
 
@@ -171,6 +172,7 @@ func TestR6_GatewayOnAFullDisk(t *testing.T) {
 	took = raise("afterwards", 50)
 	w.want(alice, "https://one.test/", 200, user)
 	t.Logf("space back: the outbox takes all again after %v, 50 alerts arrived in %v", back, took)
+	await(t, 10*time.Second, "the alert that space is back", func() bool { return c.count("T11", `"2.026"`) > 0 })
 	if back > 5*time.Second {
 		t.Errorf("the outbox resumed %v after space was there, want at most 5s", back)
 	}

@@ -44,6 +44,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/adminsock"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/clock"
 	"github.com/yumen-zt/yumen/proxy"
 	"github.com/yumen-zt/yumen/tunnel"
 	"github.com/yumen-zt/yumen/wire"
@@ -393,6 +394,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	part(&behind, "access", g.access.Run, back)
 	part(&behind, "alerts", g.alerts.run, back)
+	watched := clock.NewWatcher(g.now, clock.Steady())
+	part(&behind, "clock", func(ctx context.Context) error { return g.alerts.watchClock(ctx, watched) }, back)
 	part(&behind, "revocations", g.syncRevoked, back)
 	part(&behind, "certificates", g.watchCertificates, back)
 	if g.link != nil {

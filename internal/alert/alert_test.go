@@ -79,6 +79,24 @@ func TestGCR002_M69_DampedButNeverSilent(t *testing.T) {
 	}
 }
 
+// A clock that is set back makes nothing young again.
+func TestGCR002_M69_R17_AStepBackSilencesNothing(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	n := 0
+	d := NewDamper(Func(func(a Alert) { n += 1 + a.Repeats }), time.Minute, func() time.Time { return now })
+	d.Raise(Alert{Code: AppDown})
+	d.Raise(Alert{Code: AppDown})
+	now = now.Add(-time.Hour)
+	d.Flush()
+	now = now.Add(time.Second)
+	d.Raise(Alert{Code: AppDown})
+	now = now.Add(2 * time.Minute)
+	d.Flush()
+	if n != 3 {
+		t.Errorf("alerts for %d came through within 2 minutes after an hour back, want 3", n)
+	}
+}
+
 // A flood from ever new addresses must not drown what else is raised.
 func TestGCR002_M69_AFloodOfNewKeysIsDamped(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)

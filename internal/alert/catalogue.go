@@ -45,6 +45,10 @@ const (
 	StateDiffers     Code = "2.022" // gateway and control center do not agree on what is in force
 	StateUnproved    Code = "2.023" // the state folder may be a restored copy
 	GuardOff         Code = "2.024" // the guard that is configured does not run
+	DiskFull         Code = "2.025" // the outbox found no space
+	DiskBack         Code = "2.026"
+	DiskFault        Code = "2.027" // a write or a sync of the outbox failed
+	OutboxFilling    Code = "2.028" // a class of the outbox has reached 80 % of its cap
 )
 
 // Class 3: traffic is not normal.
@@ -99,6 +103,11 @@ var catalogue = []Entry{
 	{StateDiffers, Severe, "gateway and control center differ on what is in force, the whole list is fetched", "网关与控制中心的生效内容不一致，正在重新获取完整清单", "Look for bad rows in the list and for faults of the disk.", "请检查清单中的无效行以及磁盘故障。", false},
 	{StateUnproved, Severe, "the state folder may be a restored copy: nothing is granted until the control center answers", "状态目录可能是恢复的备份：在控制中心应答之前不授予任何访问", "Restore the link to the control center; look for who replaced the state folder.", "请恢复与控制中心的连接，并排查状态目录被替换的原因。", false},
 	{GuardOff, Severe, "the guard does not run", "防护未运行", "See the detail for what the system lacks; admission is enforced in user space.", "请查看详情了解系统缺少的条件；准入控制暂由用户态执行。", false},
+
+	{DiskFull, Severe, "the disk is full: alerts and identity reports go into the reserve, audit and status reports are refused", "磁盘已满：告警和身份报告使用预留空间，审计和状态报告被拒绝", "Free space on the disk of the state folder, or lower the limits of the outbox.", "请释放状态目录所在磁盘的空间，或调低发件箱上限。", false},
+	{DiskBack, Normal, "the disk has space again", "磁盘空间已恢复", "Nothing to do.", "无需处理。", false},
+	{DiskFault, Severe, "a write to the outbox failed, another file takes its place", "发件箱写入失败，已改用新文件", "Check the disk and the kernel log.", "请检查磁盘和内核日志。", false},
+	{OutboxFilling, Warning, "buffered records have reached 80 % of their limit", "缓存的记录已达上限的80%", "Restore the link to the control center; raise the outbox limits.", "请恢复与控制中心的连接，并调高缓存上限。", false},
 
 	{ConnectionFlood, Severe, "too many connections", "连接数异常", "See the top sources; block them.", "请查看主要来源并予以阻断。", false},
 	{HandshakeFaults, Warning, "many handshakes fail", "大量握手失败", "See the reasons and the top sources.", "请查看原因和主要来源。", false},

@@ -47,7 +47,7 @@ func (d *Damper) Raise(a Alert) {
 	now := d.now()
 	d.mu.Lock()
 	s, ok := d.seen[k]
-	if ok && now.Sub(s.last) < d.interval {
+	if ok && d.early(now, s) {
 		s.held++
 		s.tail = a
 		d.mu.Unlock()
@@ -57,7 +57,7 @@ func (d *Damper) Raise(a Alert) {
 		// A flood of new keys is neither a way to be silent nor one to drown the
 		// rest: from here on one subject stands for all the others of its code.
 		k = dampKey{code: string(a.Code), remote: "others"}
-		if s, ok = d.seen[k]; ok && now.Sub(s.last) < d.interval {
+		if s, ok = d.seen[k]; ok && d.early(now, s) {
 			s.held++
 			s.tail = a
 			d.mu.Unlock()
@@ -83,7 +83,7 @@ func (d *Damper) Flush() {
 	d.mu.Lock()
 	for k, s := range d.seen {
 		switch {
-		case now.Sub(s.last) < d.interval:
+		case d.early(now, s):
 		case s.held > 0:
 			s.tail.Repeats = s.held - 1
 			due = append(due, s.tail)
@@ -96,4 +96,11 @@ func (d *Damper) Flush() {
 	for _, a := range due {
 		d.next.Raise(a)
 	}
+}
+
+// early reports whether s passed less than an interval ago. A clock that was
+// set back must not silence what it makes young.
+func (d *Damper) early(now time.Time, s *dampState) bool {
+	age := now.Sub(s.last)
+	return age >= 0 && age < d.interval
 }

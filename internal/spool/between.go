@@ -84,6 +84,27 @@ func (l *log) ackTo(upTo uint64) bool {
 	return n > 0
 }
 
+// Drop puts a record that waits into a gap: nobody will ever take it.
+func (s *Spool) Drop(c Class, seq uint64, why Reason) error {
+	l, err := s.log(c)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	lost := seq <= l.synced && !l.done.has(seq) && l.has(seq)
+	if lost {
+		l.lose(seq, seq, 1, why)
+		l.waiting--
+	}
+	l.mu.Unlock()
+	if lost {
+		signal(l.wake) // to store the gap
+		signal(s.poke)
+		s.cfg.Event(Event{Kind: Dropped, Class: c, Count: 1, Reason: why})
+	}
+	return nil
+}
+
 // Unsynced reports whether records of the class are on their way to the disk,
 // so that Next may soon give more.
 func (s *Spool) Unsynced(c Class) bool {

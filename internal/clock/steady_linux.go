@@ -1,4 +1,4 @@
-package agent
+package clock
 
 import (
 	"time"
@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// steadyClock returns a clock that no setting of the wall clock moves and that
+// Steady returns a clock that no setting of the wall clock moves and that
 // counts the time of sleep, so that a machine that was suspended does not look
 // like a clock that jumped.
-func steadyClock() func() time.Duration {
+func Steady() func() time.Duration {
 	start := time.Now()
 	return func() time.Duration {
 		var ts unix.Timespec
