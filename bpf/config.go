@@ -123,6 +123,9 @@ func (c *Config) Validate() error {
 			fault("sizes.%s: %d is not between 16 and 16777216", name, n)
 		}
 	}
+	if c.FlowIdle != 0 && c.FlowIdle < time.Second {
+		fault("flow_idle: %v is below 1s", c.FlowIdle)
+	}
 	if s := c.Sizes.Sources; s&(s-1) != 0 {
 		fault("sizes.sources: %d is no power of two", s)
 	}

@@ -62,8 +62,8 @@ func BenchmarkGuard(b *testing.B) {
 		paths[n-1].name, paths[n-1].prog = "xdp-filter, SYN", f
 	}
 	took := make([][]float64, len(paths))
-	const repeat = 50_000
-	for range 30 {
+	const repeat = 10_000
+	for range 200 {
 		for i, p := range paths {
 			_, d, err := p.prog.Benchmark(p.frame, repeat, nil)
 			if err != nil {

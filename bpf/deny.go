@@ -192,6 +192,7 @@ func (d *denied) put(g *Guard, p netip.Prefix, add bool) error {
 			return err
 		}
 		d.show(g, d.note(g.seed(), p, 1))
+		g.recheck()
 		return nil
 	}
 	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

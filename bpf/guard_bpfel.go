@@ -78,24 +78,24 @@ type guardKnockEvent struct {
 }
 
 type guardOpening struct {
-	_       structs.HostLayout
-	Until   uint64
-	Alias   uint64
-	Checked uint64
-	Bound   uint32
-	Pad     uint32
-}
-
-type guardOpeningKey struct {
-	_      structs.HostLayout
-	Source struct {
-		_ structs.HostLayout
-		W [4]uint32
+	_     structs.HostLayout
+	Until uint64
+	Alias uint64
+	Epoch uint32
+	Fresh uint32
+	Pad   uint32
+	Bound uint32
+	Whom  struct {
+		_      structs.HostLayout
+		Source struct {
+			_ structs.HostLayout
+			W [4]uint32
+		}
+		SourcePort uint16
+		Port       uint16
+		Protocol   uint8
+		Pad        [3]uint8
 	}
-	SourcePort uint16
-	Port       uint16
-	Protocol   uint8
-	Pad        [3]uint8
 }
 
 type guardTicket struct {
@@ -125,6 +125,8 @@ type guardTuning struct {
 	SampleMask uint32
 	DenyTrie4  uint32
 	DenyTrie6  uint32
+	Epoch      uint32
+	Pad        uint32
 	Seed       [2]uint64
 }
 

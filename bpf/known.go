@@ -43,12 +43,22 @@ const (
 	tuneSample = 1
 	tuneTrie4  = 2
 	tuneTrie6  = 3
+	tuneEpoch  = 4
+	tuneSeed   = 3 // in 64-bit words
 )
 
 // knownWords is the size of one half of the prefilter.
 const knownWords = 1 << 18
 
-func (g *Guard) seed() [2]uint64 { return [2]uint64{g.tune.load(2), g.tune.load(3)} }
+func (g *Guard) seed() [2]uint64 { return [2]uint64{g.tune.load(tuneSeed), g.tune.load(tuneSeed + 1)} }
+
+// recheck has every open flow compared with tickets and deny lists once more.
+// It comes after what narrowed them.
+func (g *Guard) recheck() {
+	if atomic.AddUint32(g.tune.at32(tuneEpoch), 1) == 0 {
+		atomic.AddUint32(g.tune.at32(tuneEpoch), 1)
+	}
+}
 
 // mix is the program's keyed hash of two words.
 func mix(seed [2]uint64, a, b uint64) uint64 {
@@ -63,10 +73,20 @@ func halves(w [4]uint32) (upper, lower uint64) {
 	return uint64(r(w[0]))<<32 | uint64(r(w[1])), uint64(r(w[2]))<<32 | uint64(r(w[3]))
 }
 
+func sourceHash(seed [2]uint64, source [4]uint32) uint64 {
+	upper, lower := halves(source)
+	return mix(seed, upper, lower)
+}
+
+// openingKey returns the key that the program has for o.
+func openingKey(seed [2]uint64, o *guardOpening) uint64 {
+	w := &o.Whom
+	return sourceHash(seed, w.Source.W) ^ (uint64(w.SourcePort)|uint64(w.Port)<<16|uint64(w.Protocol)<<32)*0x9e3779b97f4a7c15
+}
+
 // knownAt returns the word and the bits of a source in one half.
 func knownAt(seed [2]uint64, source [4]uint32) (word int, mask uint64) {
-	upper, lower := halves(source)
-	h := mix(seed, upper, lower)
+	h := sourceHash(seed, source)
 	return int(h >> 46), 1<<(h&63) | 1<<(h>>6&63) | 1<<(h>>12&63) | 1<<(h>>18&63)
 }
 
@@ -87,7 +107,7 @@ func (g *Guard) rebuildKnown() error {
 		g.known.store(next*knownWords+i, 0)
 	}
 	seed, now := g.seed(), uint64(Now())
-	var k guardOpeningKey
+	var k uint64
 	var v guardOpening
 	it := g.maps[guardMapOpenings].Iterate()
 	for it.Next(&k, &v) {
@@ -95,7 +115,7 @@ func (g *Guard) rebuildKnown() error {
 			_ = g.maps[guardMapOpenings].Delete(&k) // else it stays until the oldest goes
 			continue
 		}
-		i, mask := knownAt(seed, k.Source.W)
+		i, mask := knownAt(seed, v.Whom.Source.W)
 		g.known.or(next*knownWords+i, mask)
 	}
 	if err := it.Err(); err != nil {

@@ -19,7 +19,7 @@ import (
 
 // layout is the version of the maps' meaning. Another one has a folder of its
 // own, so that an old program never reads new maps.
-const layout = "v1"
+const layout = "v2"
 
 // Guard is one loaded guard. Make it with [Open]. Its methods may be called
 // from any goroutine.
@@ -99,8 +99,9 @@ func (g *Guard) open(dir string) (err error) {
 	if g.seed() == [2]uint64{} {
 		var b [16]byte
 		_, _ = rand.Read(b[:]) // never fails
-		g.tune.store(2, binary.LittleEndian.Uint64(b[:])|1)
-		g.tune.store(3, binary.LittleEndian.Uint64(b[8:]))
+		g.tune.store(tuneSeed, binary.LittleEndian.Uint64(b[:])|1)
+		g.tune.store(tuneSeed+1, binary.LittleEndian.Uint64(b[8:]))
+		g.tune.store32(tuneEpoch, 1)
 	}
 	if err := g.deny.recall(g); err != nil {
 		return err

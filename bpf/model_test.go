@@ -300,6 +300,7 @@ func (m *model) admitTCP(p *modelPacket, else_ func(Verdict) Verdict) Verdict {
 
 func (m *model) admitUDP(p *modelPacket, else_ func(Verdict) Verdict) Verdict {
 	v := DropUnauthorized
+	own := m.tokenUDP[p.port] || m.knock != 0 && p.port == m.knock
 	if m.knock != 0 && p.port == m.knock && len(p.payload) >= 20 && len(p.payload) <= 256 {
 		if v = m.token(p, p.payload[:20]); v == PassToken {
 			if inAny(m.denied, p.source) {
@@ -322,7 +323,7 @@ func (m *model) admitUDP(p *modelPacket, else_ func(Verdict) Verdict) Verdict {
 			return v
 		}
 	}
-	if m.connected(p) {
+	if !own && m.connected(p) {
 		return PassReply
 	}
 	if m.dhcp && (p.family == IPv4 && p.from == 67 && p.port == 68 || p.family == IPv6 && p.from == 547 && p.port == 546) {
@@ -369,10 +370,10 @@ func (m *model) token(p *modelPacket, b []byte) Verdict {
 	if k == nil {
 		return DropTicketUnknown
 	}
-	covered := [16]byte{14: p.protocol}
-	copy(covered[:], b[:12])
-	binary.BigEndian.PutUint16(covered[12:], p.port)
-	if siphash.Sum16(&k.Key, &covered) != binary.LittleEndian.Uint64(b[12:]) {
+	covered := [7]byte{6: p.protocol}
+	copy(covered[:], b[8:12])
+	binary.BigEndian.PutUint16(covered[4:], p.port)
+	if siphash.Sum7(&k.Key, &covered) != binary.LittleEndian.Uint64(b[12:]) {
 		return DropTokenForged
 	}
 	if k.expired {

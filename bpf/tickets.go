@@ -33,13 +33,13 @@ func (g *Guard) AddTicket(t Ticket) error {
 	return nil
 }
 
-// RemoveTicket ends a ticket. What it opened closes with it: a flow within
-// 15 ms, an opening that nobody took at once.
+// RemoveTicket ends a ticket. What it opened closes with it, at once.
 func (g *Guard) RemoveTicket(alias [8]byte) error {
 	err := g.maps[guardMapTickets].Delete(aliasKey(alias))
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("remove ticket: %w", err)
 	}
+	g.recheck()
 	return nil
 }
 
@@ -61,12 +61,11 @@ func (g *Guard) Tickets(f func(alias [8]byte, until time.Duration)) error {
 // one only, for d: what a knock opens. The ticket must still be there when it
 // comes.
 func (g *Guard) OpenPort(source netip.Addr, port uint16, protocol uint8, alias [8]byte, d time.Duration) error {
-	k := guardOpeningKey{Port: swap(port), Protocol: protocol}
-	k.Source.W = words(source)
 	v := guardOpening{Until: uint64(Now() + d), Alias: aliasKey(alias)}
-	if err := g.maps[guardMapOpenings].Put(&k, &v); err != nil {
+	v.Whom.Source.W, v.Whom.Port, v.Whom.Protocol = words(source), swap(port), protocol
+	if err := g.maps[guardMapOpenings].Put(openingKey(g.seed(), &v), &v); err != nil {
 		return fmt.Errorf("open port %d for %s: %w", port, source, err)
 	}
-	g.makeKnown(k.Source.W)
+	g.makeKnown(v.Whom.Source.W)
 	return nil
 }

@@ -31,7 +31,7 @@
 #define GLOBAL __attribute__((noinline))
 #define TOKEN_BYTES 20
 #define MAX_EXTENSIONS 6
-#define CHECK_TICKET 10000000ULL /* ns between two looks at a flow's ticket */
+#define FRESH 16 /* jiffies: 16 to 160 ms, far below flow_idle */
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL"; /* the loader's word for: GPL helpers may be used */
 
@@ -110,7 +110,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
-	__type(key, struct opening_key);
+	__type(key, __u64); /* opening_key */
 	__type(value, struct opening);
 } openings SEC(".maps");
 
@@ -143,8 +143,6 @@ struct packet {
 	__u8 fragment; /* any fragment, also the first */
 	__u8 flags;    /* of TCP; type of ICMP */
 	__u8 hops;
-	__u8 verdict_detail;
-	__u32 length;
 };
 
 #define TCP_FIN 1
@@ -158,6 +156,7 @@ static __always_inline void *here(struct xdp_md *ctx, __u32 at, __u32 n)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 
+	asm volatile("" : "+r"(at)); /* what is compared is what is added */
 	if (at > 4096)
 		return 0;
 	if (data + at + n > end)
@@ -165,10 +164,17 @@ static __always_inline void *here(struct xdp_md *ctx, __u32 at, __u32 n)
 	return data + at;
 }
 
+/* holds reports whether the frame has n bytes. The helper is asked only for
+ * what is not in the linear part. */
+static __always_inline int holds(struct xdp_md *ctx, __u32 n)
+{
+	return n <= ctx->data_end - ctx->data || n <= bpf_xdp_get_buff_len(ctx);
+}
+
 /* ---- 1 parse ---- */
 
 /* parse_link leaves the offset behind the link header. */
-GLOBAL int parse_link(struct xdp_md *ctx, struct packet *p)
+static __always_inline int parse_link(struct xdp_md *ctx, struct packet *p)
 {
 	struct ethhdr *eth;
 	__u16 type;
@@ -203,10 +209,10 @@ GLOBAL int parse_link(struct xdp_md *ctx, struct packet *p)
 }
 
 /* parse_v4 reads the IPv4 header (RFC 791); options are stepped over. */
-GLOBAL int parse_v4(struct xdp_md *ctx, struct packet *p)
+static __always_inline int parse_v4(struct xdp_md *ctx, struct packet *p)
 {
 	struct iphdr *ip;
-	__u32 header, total, room, first;
+	__u32 header, total, first;
 
 	if (!p)
 		return V_MALFORMED;
@@ -215,8 +221,7 @@ GLOBAL int parse_v4(struct xdp_md *ctx, struct packet *p)
 		return V_MALFORMED;
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
-	room = p->length - p->at;
-	if (ip->version != 4 || header < sizeof(*ip) || total < header || total > room)
+	if (ip->version != 4 || header < sizeof(*ip) || total < header || !holds(ctx, p->at + total))
 		return V_MALFORMED;
 	p->source.w[2] = bpf_htonl(0xffff);
 	p->source.w[3] = ip->saddr;
@@ -237,7 +242,7 @@ GLOBAL int parse_v4(struct xdp_md *ctx, struct packet *p)
 GLOBAL int parse_v6(struct xdp_md *ctx, struct packet *p)
 {
 	struct ipv6hdr *ip;
-	__u32 payload, room;
+	__u32 payload;
 	__u8 next;
 
 	if (!p)
@@ -246,8 +251,7 @@ GLOBAL int parse_v6(struct xdp_md *ctx, struct packet *p)
 	if (!ip)
 		return V_MALFORMED;
 	payload = bpf_ntohs(ip->payload_len);
-	room = p->length - p->at;
-	if (ip->version != 6 || payload == 0 || payload + sizeof(*ip) > room)
+	if (ip->version != 6 || payload == 0 || !holds(ctx, p->at + sizeof(*ip) + payload))
 		return V_MALFORMED;
 	__builtin_memcpy(&p->source, &ip->saddr, sizeof(p->source));
 	__builtin_memcpy(&p->destination, &ip->daddr, sizeof(p->destination));
@@ -310,7 +314,7 @@ GLOBAL int parse_v6(struct xdp_md *ctx, struct packet *p)
 }
 
 /* parse_transport reads ports and flags, or the type of ICMP. */
-GLOBAL int parse_transport(struct xdp_md *ctx, struct packet *p)
+static __always_inline int parse_transport(struct xdp_md *ctx, struct packet *p)
 {
 	__u32 room;
 
@@ -402,25 +406,18 @@ static __always_inline __u64 known_mask(__u64 h)
 	return (1ULL << (h & 63)) | (1ULL << ((h >> 6) & 63)) | (1ULL << ((h >> 12) & 63)) | (1ULL << ((h >> 18) & 63));
 }
 
-/* is_known reports whether something may be open for p's source. */
-GLOBAL int is_known(struct packet *p)
+static __always_inline __u64 source_hash(const struct packet *p, const struct tuning *t)
 {
-	__u64 h, mask, *word;
-	struct tuning *t;
-	__u32 index;
+	return mix(t, upper(&p->source), lower(&p->source));
+}
 
-	if (!p)
-		return 0;
-	t = tuned();
-	if (!t)
-		return 0;
-	h = mix(t, upper(&p->source), lower(&p->source));
-	index = (h >> 46) + (t->known_half & 1) * KNOWN_WORDS;
-	word = bpf_map_lookup_elem(&known, &index);
-	if (!word)
-		return 0;
-	mask = known_mask(h);
-	return (*word & mask) == mask;
+/* is_known reports whether something may be open for the source whose hash is h. */
+static __always_inline int is_known(__u64 h, const struct tuning *t)
+{
+	__u32 index = (h >> 46) + (t->known_half & 1) * KNOWN_WORDS;
+	__u64 mask = known_mask(h), *word = bpf_map_lookup_elem(&known, &index);
+
+	return word && (*word & mask) == mask;
 }
 
 GLOBAL int make_known(struct packet *p)
@@ -434,7 +431,7 @@ GLOBAL int make_known(struct packet *p)
 	t = tuned();
 	if (!t)
 		return 0;
-	h = mix(t, upper(&p->source), lower(&p->source));
+	h = source_hash(p, t);
 	mask = known_mask(h);
 	for (int half = 0; half < 2; half++) {
 		index = (h >> 46) + half * KNOWN_WORDS;
@@ -512,6 +509,7 @@ GLOBAL int is_denied(struct packet *p)
 	return 0;
 }
 
+/* is_managed compares the words that differ most first. */
 GLOBAL int is_managed(struct packet *p)
 {
 	if (!p)
@@ -521,8 +519,8 @@ GLOBAL int is_managed(struct packet *p)
 
 		if (i >= settings.managements)
 			break;
-		if ((p->source.w[0] & m->mask.w[0]) == m->address.w[0] && (p->source.w[1] & m->mask.w[1]) == m->address.w[1] &&
-		    (p->source.w[2] & m->mask.w[2]) == m->address.w[2] && (p->source.w[3] & m->mask.w[3]) == m->address.w[3])
+		if ((p->source.w[3] & m->mask.w[3]) == m->address.w[3] && (p->source.w[0] & m->mask.w[0]) == m->address.w[0] &&
+		    (p->source.w[1] & m->mask.w[1]) == m->address.w[1] && (p->source.w[2] & m->mask.w[2]) == m->address.w[2])
 			return 1;
 	}
 	return 0;
@@ -530,19 +528,21 @@ GLOBAL int is_managed(struct packet *p)
 
 /* ---- sockets of this host ---- */
 
-static __always_inline void tuple_of(const struct packet *p, struct bpf_sock_tuple *t)
+/* tuple_of fills t and returns its size, which tells the helper the family. */
+static __always_inline __u32 tuple_of(const struct packet *p, struct bpf_sock_tuple *t)
 {
 	if (p->family == FAMILY_V4) {
 		t->ipv4.saddr = p->source.w[3];
 		t->ipv4.daddr = p->destination.w[3];
 		t->ipv4.sport = p->source_port;
 		t->ipv4.dport = p->port;
-		return;
+		return sizeof(t->ipv4);
 	}
 	__builtin_memcpy(t->ipv6.saddr, &p->source, 16);
 	__builtin_memcpy(t->ipv6.daddr, &p->destination, 16);
 	t->ipv6.sport = p->source_port;
 	t->ipv6.dport = p->port;
+	return sizeof(t->ipv6);
 }
 
 /* is_established reports whether a socket, not a listener, has this 5-tuple. */
@@ -550,15 +550,13 @@ GLOBAL int is_established(struct xdp_md *ctx, struct packet *p)
 {
 	struct bpf_sock_tuple t = {};
 	struct bpf_sock *sk;
+	__u32 n;
 	int yes;
 
 	if (!p)
 		return 0;
-	tuple_of(p, &t);
-	if (p->family == FAMILY_V4)
-		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
-	else
-		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	n = tuple_of(p, &t);
+	sk = bpf_skc_lookup_tcp(ctx, &t, n, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return 0;
 	yes = sk->state != BPF_TCP_LISTEN;
@@ -571,15 +569,13 @@ GLOBAL int is_reply(struct xdp_md *ctx, struct packet *p)
 {
 	struct bpf_sock_tuple t = {};
 	struct bpf_sock *sk;
+	__u32 n;
 	int yes;
 
 	if (!p)
 		return 0;
-	tuple_of(p, &t);
-	if (p->family == FAMILY_V4)
-		sk = bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
-	else
-		sk = bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	n = tuple_of(p, &t);
+	sk = bpf_sk_lookup_udp(ctx, &t, n, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return 0;
 	yes = sk->state == BPF_TCP_ESTABLISHED;
@@ -598,16 +594,14 @@ GLOBAL int is_reply(struct xdp_md *ctx, struct packet *p)
 		v2 += v1; v1 = ROTL(v1, 17); v1 ^= v2; v2 = ROTL(v2, 32);                                              \
 	} while (0)
 
-/* siphash16 is SipHash-2-4 of 16 bytes, read as two little-endian words. */
-static __always_inline __u64 siphash16(__u64 k0, __u64 k1, __u64 m0, __u64 m1)
+/* siphash7 is SipHash-2-4 of 7 bytes, which stand in the lower bits of m. */
+static __always_inline __u64 siphash7(__u64 k0, __u64 k1, __u64 m)
 {
 	__u64 v0 = 0x736f6d6570736575ULL ^ k0, v1 = 0x646f72616e646f6dULL ^ k1;
 	__u64 v2 = 0x6c7967656e657261ULL ^ k0, v3 = 0x7465646279746573ULL ^ k1;
-	__u64 last = 16ULL << 56;
 
-	v3 ^= m0; SIPROUND; SIPROUND; v0 ^= m0;
-	v3 ^= m1; SIPROUND; SIPROUND; v0 ^= m1;
-	v3 ^= last; SIPROUND; SIPROUND; v0 ^= last;
+	m |= 7ULL << 56;
+	v3 ^= m; SIPROUND; SIPROUND; v0 ^= m;
 	v2 ^= 0xff; SIPROUND; SIPROUND; SIPROUND; SIPROUND;
 	return v0 ^ v1 ^ v2 ^ v3;
 }
@@ -649,10 +643,10 @@ static __always_inline int take_window(__u64 *window, __u32 counter)
 }
 
 /* check_token returns V_NONE for a genuine token that was not used before. */
-GLOBAL int check_token(struct token *t)
+static __always_inline int check_token(const struct token *t)
 {
 	struct ticket *k;
-	__u64 alias, now, m1;
+	__u64 alias, now, covered;
 
 	if (!t)
 		return V_TOKEN_FORGED;
@@ -660,8 +654,8 @@ GLOBAL int check_token(struct token *t)
 	k = bpf_map_lookup_elem(&tickets, &alias);
 	if (!k)
 		return V_TICKET_UNKNOWN;
-	m1 = (__u64)t->counter | (__u64)t->port << 32 | (__u64)t->protocol << 48;
-	if (siphash16(k->key[0], k->key[1], alias, m1) != t->mac)
+	covered = (__u64)t->counter | (__u64)t->port << 32 | (__u64)t->protocol << 48;
+	if (siphash7(k->key[0], k->key[1], covered) != t->mac)
 		return V_TOKEN_FORGED;
 	now = bpf_ktime_get_coarse_ns();
 	if (now >= k->until)
@@ -680,7 +674,7 @@ GLOBAL int check_token(struct token *t)
 }
 
 /* read_token reads a token at offset at for p's port. */
-GLOBAL int read_token(struct xdp_md *ctx, struct packet *p, struct token *t, __u32 at)
+static __always_inline int read_token(struct xdp_md *ctx, const struct packet *p, struct token *t, __u32 at)
 {
 	__u8 *b;
 
@@ -689,91 +683,102 @@ GLOBAL int read_token(struct xdp_md *ctx, struct packet *p, struct token *t, __u
 	b = here(ctx, at, TOKEN_BYTES);
 	if (!b || at + TOKEN_BYTES > p->end || b[0] < 0x80)
 		return 0;
-	__builtin_memcpy(&t->alias, b, 8);
-	__builtin_memcpy(&t->counter, b + 8, 4);
-	__builtin_memcpy(&t->mac, b + 12, 8);
+	/* Whole words, at any alignment: by bytes it takes as long as the look-up. */
+	t->alias = *(__u64 *)b;
+	t->counter = *(__u32 *)(b + 8);
+	t->mac = *(__u64 *)(b + 12);
 	t->port = p->port;
 	t->protocol = p->protocol;
 	return 1;
 }
 
-/* find_opening looks for what a knock or a token opened. */
-GLOBAL int find_opening(struct packet *p)
+/* opening_key is the key of the source with hash h, at these ports. */
+static __always_inline __u64 opening_key(__u64 h, __u16 source_port, __u16 port, __u8 protocol)
 {
-	struct opening_key key = {};
-	struct opening *o;
-	__u64 now;
+	return h ^ (source_port | (__u64)port << 16 | (__u64)protocol << 32) * 0x9e3779b97f4a7c15ULL;
+}
 
-	if (!p)
-		return V_NONE;
+static __always_inline struct opening *opening_of(const struct packet *p, __u64 h, __u16 source_port)
+{
+	__u64 key = opening_key(h, source_port, p->port, p->protocol);
+	struct opening *o = bpf_map_lookup_elem(&openings, &key);
+
+	if (!o || o->whom.source.w[3] != p->source.w[3] || o->whom.source.w[2] != p->source.w[2] || o->whom.source.w[1] != p->source.w[1] ||
+	    o->whom.source.w[0] != p->source.w[0] || o->whom.source_port != source_port || o->whom.port != p->port || o->whom.protocol != p->protocol)
+		return 0;
+	return o;
+}
+
+/* open lets p's 5-tuple in, for the ticket of alias. */
+static __always_inline int open(const struct packet *p, const struct tuning *t, __u64 alias, __u64 until)
+{
+	struct opening o = {
+		.until = until, .alias = alias,
+		.whom = {.source = p->source, .source_port = p->source_port, .port = p->port, .protocol = p->protocol},
+	};
+	__u64 key = opening_key(source_hash(p, t), p->source_port, p->port, p->protocol);
+
+	return bpf_map_update_elem(&openings, &key, &o, BPF_ANY);
+}
+
+/* find_opening looks for what a knock or a token opened. A flow that was looked
+ * at a moment ago, and since when nothing was narrowed, costs no clock. */
+static __always_inline int find_opening(struct packet *p, const struct tuning *t, __u64 h)
+{
+	__u32 epoch = *(volatile const __u32 *)&t->epoch; /* read before what it stands for */
+	__u32 jiffies = bpf_jiffies64(), mine, was;
+	struct opening *o = opening_of(p, h, p->source_port);
+	__u64 now, alias;
+
+	if (o && o->epoch == epoch && jiffies - o->fresh < FRESH)
+		return V_FLOW;
 	now = bpf_ktime_get_coarse_ns();
-	key.source = p->source;
-	key.port = p->port;
-	key.source_port = p->source_port;
-	key.protocol = p->protocol;
-	o = bpf_map_lookup_elem(&openings, &key);
 	if (o && now < o->until) {
-		if (now - o->checked > CHECK_TICKET || p->protocol == IPPROTO_TCP) {
-			__u64 alias = o->alias;
-
-			if (!bpf_map_lookup_elem(&tickets, &alias))
-				return V_NONE;
-			o->checked = now;
-			if (p->protocol == IPPROTO_UDP)
-				o->until = now + settings.flow_idle;
+		alias = o->alias;
+		if (!bpf_map_lookup_elem(&tickets, &alias))
+			return V_NONE;
+		if (is_denied(p) && !is_managed(p))
+			return V_DENIED;
+		if (p->protocol == IPPROTO_UDP) { /* of TCP only the SYN comes here */
+			o->until = now + settings.flow_idle;
+			o->fresh = jiffies;
+			o->epoch = epoch;
 		}
 		return V_FLOW;
 	}
-	key.source_port = 0;
-	o = bpf_map_lookup_elem(&openings, &key);
+	o = opening_of(p, h, 0);
 	if (!o || now >= o->until)
 		return V_NONE;
-	{
-		__u64 alias = o->alias;
-		__u32 mine = 0x10000 | p->source_port, was = o->bound;
-
-		if (!bpf_map_lookup_elem(&tickets, &alias))
+	alias = o->alias;
+	if (!bpf_map_lookup_elem(&tickets, &alias))
+		return V_NONE;
+	mine = 0x10000 | p->source_port;
+	was = o->bound;
+	if (was == 0) {
+		if (p->protocol == IPPROTO_TCP && !(p->flags & TCP_SYN))
 			return V_NONE;
-		if (was == 0) {
-			if (p->protocol == IPPROTO_TCP && !(p->flags & TCP_SYN))
-				return V_NONE;
-			was = __sync_val_compare_and_swap(&o->bound, 0, mine);
-		}
-		if (was != 0 && was != mine)
-			return V_NONE;
+		was = __sync_val_compare_and_swap(&o->bound, 0, mine);
 	}
-	if (p->protocol == IPPROTO_UDP) {
-		struct opening flow = {.until = now + settings.flow_idle, .alias = o->alias, .checked = now};
-
-		key.source_port = p->source_port;
-		bpf_map_update_elem(&openings, &key, &flow, BPF_ANY);
-	}
+	if (was != 0 && was != mine)
+		return V_NONE;
+	if (p->protocol == IPPROTO_UDP)
+		open(p, t, alias, now + settings.flow_idle);
 	return V_PERMIT;
 }
 
 /* first_packet opens p's 5-tuple when it carries a genuine token at offset at. */
 GLOBAL int first_packet(struct xdp_md *ctx, struct packet *p, __u32 at)
 {
-	struct opening_key key = {};
-	struct opening o = {};
+	struct tuning *tuning = tuned();
 	struct token t = {};
-	__u64 now;
 	int v;
 
-	if (!p || !read_token(ctx, p, &t, at))
+	if (!p || !tuning || !read_token(ctx, p, &t, at))
 		return V_UNAUTHORIZED;
 	v = check_token(&t);
 	if (v != V_NONE)
 		return v;
-	now = bpf_ktime_get_coarse_ns();
-	key.source = p->source;
-	key.source_port = p->source_port;
-	key.port = p->port;
-	key.protocol = p->protocol;
-	o.until = now + (p->protocol == IPPROTO_TCP ? settings.syn_open : settings.flow_idle);
-	o.alias = t.alias;
-	o.checked = now;
-	if (bpf_map_update_elem(&openings, &key, &o, BPF_ANY))
+	if (open(p, tuning, t.alias, bpf_ktime_get_coarse_ns() + (p->protocol == IPPROTO_TCP ? settings.syn_open : settings.flow_idle)))
 		return V_TICKET_RATE;
 	make_known(p);
 	return V_TOKEN;
@@ -860,19 +865,18 @@ GLOBAL int sort_icmp(struct packet *p)
 	return is_managed(p) ? V_MANAGEMENT : V_ICMP_TYPE;
 }
 
-GLOBAL int admit_tcp(struct xdp_md *ctx, struct packet *p)
+static __always_inline int admit_tcp(struct xdp_md *ctx, struct packet *p, const struct tuning *t)
 {
-	int v = V_UNAUTHORIZED, syn;
+	int v = V_UNAUTHORIZED, syn = (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	__u64 h;
 
-	if (!p)
-		return V_UNAUTHORIZED;
-	syn = (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	if (!syn && is_established(ctx, p))
 		return V_ESTABLISHED;
 	if (port_in(settings.tcp_published, p->port))
 		return V_PUBLISHED;
-	if (is_known(p)) {
-		int o = find_opening(p);
+	h = source_hash(p, t);
+	if (is_known(h, t)) {
+		int o = find_opening(p, t, h);
 
 		if (o != V_NONE)
 			return o;
@@ -885,31 +889,35 @@ GLOBAL int admit_tcp(struct xdp_md *ctx, struct packet *p)
 	return is_managed(p) ? V_MANAGEMENT : v;
 }
 
-GLOBAL int admit_udp(struct xdp_md *ctx, struct packet *p)
+static __always_inline int admit_udp(struct xdp_md *ctx, struct packet *p, const struct tuning *t)
 {
-	int v = V_UNAUTHORIZED;
+	int v = V_UNAUTHORIZED, own = 0; /* a port of the gateway's, that no answer comes to */
+	__u64 h;
 
-	if (!p)
-		return V_UNAUTHORIZED;
 	if (settings.knock_port && p->port == bpf_htons(settings.knock_port)) {
 		v = knock(ctx, p);
 		if (v != V_UNAUTHORIZED)
 			return v;
+		own = 1;
 	}
 	if (port_in(settings.udp_published, p->port))
 		return V_PUBLISHED;
-	if (is_known(p)) {
-		int o = find_opening(p);
+	h = source_hash(p, t);
+	if (is_known(h, t)) {
+		int o = find_opening(p, t, h);
 
 		if (o != V_NONE)
 			return o;
 	}
-	if (port_in(settings.udp_token, p->port) && p->payload + TOKEN_BYTES <= p->end) {
-		v = first_packet(ctx, p, p->end - TOKEN_BYTES);
-		if (v == V_TOKEN)
-			return v;
+	if (port_in(settings.udp_token, p->port)) {
+		if (p->payload + TOKEN_BYTES <= p->end) {
+			v = first_packet(ctx, p, p->end - TOKEN_BYTES);
+			if (v == V_TOKEN)
+				return v;
+		}
+		own = 1;
 	}
-	if (is_reply(ctx, p))
+	if (!own && is_reply(ctx, p))
 		return V_REPLY;
 	if (settings.dhcp) {
 		if (p->family == FAMILY_V4 && p->source_port == bpf_htons(67) && p->port == bpf_htons(68))
@@ -921,13 +929,10 @@ GLOBAL int admit_udp(struct xdp_md *ctx, struct packet *p)
 }
 
 /* judge is steps 1 to 4. */
-GLOBAL int judge(struct xdp_md *ctx, struct packet *p)
+static __always_inline int judge(struct xdp_md *ctx, struct packet *p, const struct tuning *t)
 {
-	int v;
+	int v = parse_link(ctx, p);
 
-	if (!p)
-		return V_MALFORMED;
-	v = parse_link(ctx, p);
 	if (v != V_NONE)
 		return v;
 	v = p->family == FAMILY_V4 ? parse_v4(ctx, p) : parse_v6(ctx, p);
@@ -941,13 +946,13 @@ GLOBAL int judge(struct xdp_md *ctx, struct packet *p)
 	if (v != V_NONE)
 		return v;
 	if (p->protocol == IPPROTO_TCP)
-		v = admit_tcp(ctx, p);
+		v = admit_tcp(ctx, p, t);
 	else if (p->protocol == IPPROTO_UDP)
-		v = admit_udp(ctx, p);
+		v = admit_udp(ctx, p, t);
 	else
 		v = sort_icmp(p);
-	if (v >= V_MALFORMED || v == V_NEIGHBOUR || v == V_MANAGEMENT)
-		return v;
+	if (v >= V_MALFORMED || v == V_FLOW || v == V_NEIGHBOUR || v == V_MANAGEMENT)
+		return v; /* a flow was compared with the deny lists as they are */
 	if (is_denied(p) && !is_managed(p))
 		return V_DENIED;
 	if (v == V_PUBLISHED && !within_rate(p, 0))
@@ -957,30 +962,16 @@ GLOBAL int judge(struct xdp_md *ctx, struct packet *p)
 
 /* ---- 5 account ---- */
 
-GLOBAL int account(struct packet *p, int v)
+/* sample tells user space of a drop. */
+GLOBAL int sample(struct xdp_md *ctx, struct packet *p, int v, __u32 weight)
 {
 	struct drop_event *e;
-	__u32 index;
-	struct tuning *t;
-	__u64 *n;
 
 	if (!p)
-		return XDP_DROP;
-	index = p->family * V_MAX + (v & (V_MAX - 1));
-	n = bpf_map_lookup_elem(&counters, &index);
-	if (!n)
-		return XDP_DROP;
-	*n += 1;
-	if (v > 0 && v < V_MALFORMED)
-		return XDP_PASS;
-	if (v == V_KNOCK)
-		return XDP_DROP;
-	t = tuned();
-	if (!t || (*n & t->sample_mask) != 0)
-		return XDP_DROP;
+		return 0;
 	e = bpf_ringbuf_reserve(&drops, sizeof(*e), 0);
 	if (!e)
-		return XDP_DROP;
+		return 0;
 	e->time = bpf_ktime_get_coarse_ns();
 	e->source = p->source;
 	e->source_port = p->source_port;
@@ -989,17 +980,31 @@ GLOBAL int account(struct packet *p, int v)
 	e->family = p->family;
 	e->verdict = v;
 	e->pad = 0;
-	e->weight = t->sample_mask + 1;
-	e->length = p->length;
+	e->weight = weight;
+	e->length = bpf_xdp_get_buff_len(ctx);
 	bpf_ringbuf_submit(e, 0);
-	return XDP_DROP;
+	return 0;
 }
 
 SEC("xdp.frags")
 int guard(struct xdp_md *ctx)
 {
+	struct tuning *t = tuned();
 	struct packet p = {};
+	__u32 index, v;
+	__u64 *n;
 
-	p.length = bpf_xdp_get_buff_len(ctx);
-	return account(&p, judge(ctx, &p));
+	if (!t)
+		return XDP_DROP;
+	v = judge(ctx, &p, t);
+	index = p.family * V_MAX + (v & (V_MAX - 1));
+	n = bpf_map_lookup_elem(&counters, &index);
+	if (!n)
+		return XDP_DROP;
+	*n += 1;
+	if (v > 0 && v < V_MALFORMED)
+		return XDP_PASS;
+	if ((*n & t->sample_mask) == 0 && v != V_KNOCK)
+		sample(ctx, &p, v, t->sample_mask + 1);
+	return XDP_DROP;
 }

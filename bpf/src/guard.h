@@ -92,6 +92,8 @@ struct tuning {
 	__u32 sample_mask; /* a drop is sampled when its count & mask is 0 */
 	__u32 deny_trie4;  /* networks in the trie that the bitmap does not show */
 	__u32 deny_trie6;
+	__u32 epoch; /* another one when a ticket went or a network was denied; never 0 */
+	__u32 pad;
 	__u64 seed[2]; /* of the hash of sources; drawn when the map is made */
 };
 
@@ -106,7 +108,9 @@ struct ticket {
 	__u32 pad;
 };
 
-struct opening_key {
+/* whom is what an opening is for. The map's key is a keyed hash of it, so that
+ * a look-up hashes and compares one word; the rest is compared here. */
+struct whom {
 	struct address source;
 	__u16 source_port; /* network order; 0 in what a knock opened */
 	__u16 port;        /* network order */
@@ -116,10 +120,12 @@ struct opening_key {
 
 struct opening {
 	__u64 until;
-	__u64 alias;   /* of the ticket that opened it */
-	__u64 checked; /* when the ticket was last seen */
-	__u32 bound;   /* 0, or 0x10000 | source port that took a knock's opening */
+	__u64 alias; /* of the ticket that opened it */
+	__u32 epoch; /* when ticket and deny lists were last looked at; 0: never */
+	__u32 fresh; /* jiffies, when until was last looked at */
 	__u32 pad;
+	__u32 bound; /* 0, or 0x10000 | source port that took a knock's opening */
+	struct whom whom;
 };
 
 struct trie_key {

@@ -13,8 +13,8 @@ import (
 //
 //	alias (8) | counter (4, big-endian) | SipHash-2-4 (8, little-endian)
 //
-// The code covers alias, counter, destination port (2, big-endian), protocol
-// (1) and a zero byte.
+// The code covers counter, destination port (2, big-endian) and protocol (1):
+// one block of SipHash. The alias needs no cover, its ticket has a key of its own.
 const TokenBytes = 20
 
 // window is how far behind the newest a counter may be. Each counts once.
@@ -31,20 +31,20 @@ func AppendToken(b []byte, t *permit.Ticket, counter uint32, port uint16, protoc
 	at := len(b)
 	b = append(b, t.Alias[:]...)
 	b = binary.BigEndian.AppendUint32(b, counter)
-	return binary.LittleEndian.AppendUint64(b, code(t, b[at:at+12], port, protocol))
+	return binary.LittleEndian.AppendUint64(b, code(t, b[at+8:at+12], port, protocol))
 }
 
-func code(t *permit.Ticket, head []byte, port uint16, protocol uint8) uint64 {
-	var m [16]byte
-	copy(m[:], head)
-	binary.BigEndian.PutUint16(m[12:], port)
-	m[14] = protocol
-	return siphash.Sum16(&t.Gate, &m)
+func code(t *permit.Ticket, counter []byte, port uint16, protocol uint8) uint64 {
+	var m [7]byte
+	copy(m[:], counter)
+	binary.BigEndian.PutUint16(m[4:], port)
+	m[6] = protocol
+	return siphash.Sum7(&t.Gate, &m)
 }
 
 // genuine reports whether b begins with a token of t for port.
 func genuine(t *permit.Ticket, b []byte, port uint16, protocol uint8) bool {
-	return len(b) >= TokenBytes && code(t, b[:12], port, protocol) == binary.LittleEndian.Uint64(b[12:])
+	return len(b) >= TokenBytes && code(t, b[8:12], port, protocol) == binary.LittleEndian.Uint64(b[12:])
 }
 
 // counters gives each ticket rising counters: milliseconds of its time, so that
