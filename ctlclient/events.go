@@ -64,13 +64,15 @@ const (
 	openFaults = 5               // in a row end the session
 	pauseFirst = 250 * time.Millisecond
 	pauseMost  = 5 * time.Second
+	pollEvery  = time.Second // pulls while no stream is known to be alive
 )
 
 // push keeps a push stream until ctx ends. When it falls silent, a second one
-// is opened beside it and takes over: a revocation does not wait for a
-// connection whose packets vanish. One that breaks is opened again in the same
-// session, and the lists are pulled meanwhile; when none can be opened the
-// session ends. A control center that has no push stream leaves it at the pulls.
+// is opened beside it and takes over; one that breaks is opened again in the
+// same session. Until one is known to be alive the lists are pulled each second:
+// a revocation does not wait for a connection whose packets vanish, nor for a
+// control center whose streams stall. When no stream can be opened the session
+// ends. A control center that has no push stream leaves it at the pulls.
 func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 	defer g.set(func(s *GatewayStatus) { s.Push = false })
 	type end struct {
@@ -101,6 +103,15 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 	faults, broke := 0, false
 	again := time.NewTimer(0)
 	defer again.Stop()
+	poll := time.NewTimer(pollEvery)
+	defer poll.Stop()
+	pullNow := func() {
+		select {
+		case out <- event{kind: eventOpen}:
+		default: // there is enough to do
+		}
+		poll.Reset(pollEvery)
+	}
 	var cur, next *pushStream // next is being opened to take cur's place
 	for {
 		var silent <-chan struct{}
@@ -115,6 +126,11 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 			g.set(func(s *GatewayStatus) { s.Reopened++ })
 			again.Stop()
 			next = start(cur)
+			pullNow()
+		case <-poll.C:
+			if !cur.alive() {
+				pullNow()
+			}
 		case <-again.C:
 			if cur == nil {
 				if broke { // it shows at once that we are there (§7.3.4)
@@ -131,7 +147,8 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 			} else {
 				cur, next = next, nil
 			}
-			if replaced {
+			if replaced { // cur is open now
+				faults = 0
 				continue
 			}
 			switch faults++; {
@@ -146,10 +163,7 @@ func (g *Gateway) push(ctx context.Context, out chan<- event) error {
 			g.log.Warn("push stream broke, opening another", zap.Error(e.err), zap.Duration("retry_in", pause))
 			again.Reset(sooner(pause))
 			pause, broke = min(2*pause, pauseMost), true
-			select {
-			case out <- event{kind: eventOpen}: // pull now
-			case <-ctx.Done():
-			}
+			pullNow()
 		}
 		g.set(func(s *GatewayStatus) { s.Push = cur != nil && cur.isOpen.Load() })
 	}
@@ -171,10 +185,18 @@ type pushStream struct {
 	ended  chan struct{} // closed after run
 	isOpen atomic.Bool
 	broken atomic.Bool // a delta of it was refused: its place stays before that
+	quiet  atomic.Bool // it has said nothing for too long
+	none   atomic.Bool // the control center has no push stream
 
 	opened bool          // after run: it was open
 	moved  bool          // after run: Last-Event-ID went on by it
 	lived  time.Duration // after run: how long
+}
+
+// alive reports whether st is open and talks, or there is none to be had. A
+// stream that is nil is not.
+func (st *pushStream) alive() bool {
+	return st != nil && (st.none.Load() || st.isOpen.Load() && !st.quiet.Load())
 }
 
 func (st *pushStream) send(ctx context.Context, e event) error {
@@ -217,6 +239,7 @@ func (st *pushStream) run(ctx context.Context) error {
 	}
 	limit := silenceOf(resp.Header)
 	watch := time.AfterFunc(limit, func() {
+		st.quiet.Store(true)
 		select {
 		case st.silent <- struct{}{}:
 		default:
@@ -224,7 +247,7 @@ func (st *pushStream) run(ctx context.Context) error {
 	})
 	defer watch.Stop()
 	var seen uint64 // number of the newest event
-	err = readEvents(resp.Body, func() { watch.Reset(limit) }, func(in sse) error {
+	err = readEvents(resp.Body, func() { watch.Reset(limit); st.quiet.Store(false) }, func(in sse) error {
 		missed := in.seq > seen+1 || in.seq > seen && in.beat()
 		e := event{id: in.id, data: in.data, from: st}
 		if in.seq != 0 && in.seq <= seen || missed {
@@ -298,19 +321,15 @@ func (st *pushStream) take(ctx context.Context, name string, e event) error {
 // there is none, it waits for the end of ctx.
 func (st *pushStream) open(ctx context.Context, late *time.Timer) (*http.Response, error) {
 	g := st.g
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.call.base+"/events", nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", "text/event-stream")
+	head := http.Header{"Accept": {"text/event-stream"}}
 	g.mu.Lock()
 	if g.lastEvent != "" {
-		req.Header.Set("Last-Event-ID", g.lastEvent)
+		head.Set("Last-Event-ID", g.lastEvent)
 	}
 	g.mu.Unlock()
-	resp, err := g.call.fresh.Do(req) // the stream is the connection's only use
+	resp, err := g.call.fetch(ctx, "/events", head, g.call.pace.streams())
 	if err != nil {
-		return nil, down(err)
+		return nil, err
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
@@ -322,6 +341,7 @@ func (st *pushStream) open(ctx context.Context, late *time.Timer) (*http.Respons
 		err = errNotIdentified
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		g.log.Warn("control center has no push stream: lists are only pulled")
+		st.none.Store(true)
 		late.Stop()
 		if err = st.send(ctx, event{kind: eventOpen}); err == nil {
 			<-ctx.Done()
