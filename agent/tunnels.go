@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	dialTimeout  = 5 * time.Second // one address: connection, handshake and hello
-	renewTimeout = 3 * time.Second // Table 14 and its reply (§8.2)
+	dialTimeout  = 5 * time.Second         // one address: connection, handshake and hello
+	renewTimeout = 2500 * time.Millisecond // Table 14 and its reply, so that a dead tunnel is left within 3 s (§8.2)
 	hedgeAfter   = 700 * time.Millisecond
 	renewMost    = 55 * time.Second // §8.2: at least every 60 s
 	renewLeast   = 45 * time.Second

@@ -412,6 +412,7 @@ func (a *Agent) Status() AgentStatus {
 	s.AlertsRefused, s.Rejected = a.reports.refused.Load(), a.reports.rejected.Load()
 	s.LastStatus = a.reports.lastSent("T21")
 	s.Protocol, s.Suite = a.call.channel()
+	s.Hedges = a.call.hedges.stats()
 	return s
 }
 
@@ -429,6 +430,7 @@ type AgentStatus struct {
 	AlertsRefused uint64                 `json:"alerts_refused"`
 	Rejected      uint64                 `json:"rejected"`
 	Failures      uint64                 `json:"failures"`
+	Hedges        Hedges                 `json:"hedges"` // messages that were sent again because no answer came
 	LastError     string                 `json:"last_error,omitempty"`
 	NextTry       time.Time              `json:"next_try,omitzero"`
 }

@@ -188,6 +188,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 	var dropped uint64
 	for sleep(ctx, sooner(a.cfg.Interval)) {
 		a.addStatus(ctx)
+		a.reports.delivery.remind()
 		a.mu.Lock()
 		user, method, up := a.user, a.method, a.status.Connected
 		a.mu.Unlock()

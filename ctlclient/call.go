@@ -55,6 +55,7 @@ type caller struct {
 	fresh *http.Client // each request on its own
 
 	hedges budget
+	pace   pace
 	tries  sync.WaitGroup // attempts that run
 	life   context.Context
 	end    context.CancelFunc // ends life: the attempts that nobody waits for
@@ -129,7 +130,7 @@ func (c *caller) exchange(ctx context.Context, client *http.Client, path, msgTyp
 func (c *caller) get(ctx context.Context, path, msgType string) (*envelope.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
 	defer cancel()
-	resp, err := c.fetch(ctx, path, nil)
+	resp, err := c.fetch(ctx, path, nil, twice)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,8 @@ type deliveries struct {
 	mu   sync.Mutex
 	open map[string]begun // guarded by mu; by msgId
 	told time.Time        // guarded by mu; when lateness was last raised
+	more int              // guarded by mu; late ones since
+	most Delivery         // guarded by mu; the latest of them
 }
 
 func (d *deliveries) begin(id string, b begun) {
@@ -88,7 +90,8 @@ func (d *deliveries) time(ctx context.Context, msgType string, send func() error
 }
 
 // judge passes v on, and raises an alert when it took longer than the standard
-// allows; at most one a minute, for it is a message itself.
+// allows: at once, but at most one a minute, for it is a message itself. What
+// comes within the minute is in the next one.
 func (d *deliveries) judge(v Delivery) {
 	if d.tell != nil {
 		d.tell(v)
@@ -97,15 +100,32 @@ func (d *deliveries) judge(v Delivery) {
 		return
 	}
 	d.mu.Lock()
-	now := time.Now()
-	due := d.told.IsZero() || now.Sub(d.told) >= time.Minute
-	if due {
-		d.told = now
+	d.more++
+	if v.Took > d.most.Took {
+		d.most = v
 	}
 	d.mu.Unlock()
+	d.remind()
+}
+
+// remind raises what is late and was not raised, unless it is too soon.
+func (d *deliveries) remind() {
+	d.mu.Lock()
+	now := time.Now()
+	n, v := d.more, d.most
+	due := n > 0 && (d.told.IsZero() || now.Sub(d.told) >= time.Minute)
 	if due {
-		d.late(alert.Alert{Code: alert.DeliveryLate, Detail: fmt.Sprintf("%s took %d ms", v.Type, v.Took.Milliseconds())})
+		d.told, d.more, d.most = now, 0, Delivery{}
 	}
+	d.mu.Unlock()
+	if !due {
+		return
+	}
+	detail := fmt.Sprintf("%s took %d ms", v.Type, v.Took.Milliseconds())
+	if n > 1 {
+		detail = fmt.Sprintf("%d messages, of which %s took %d ms", n, v.Type, v.Took.Milliseconds())
+	}
+	d.late(alert.Alert{Code: alert.DeliveryLate, Detail: detail})
 }
 
 // rest waits for d, but about a second when an alert wants to be sent, so that

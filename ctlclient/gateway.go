@@ -285,6 +285,7 @@ func (g *Gateway) Status() GatewayStatus {
 	g.mu.Unlock()
 	s.Outbox, s.OutboxFull = g.reports.stats(), g.reports.status().Full
 	s.Protocol, s.Suite = g.call.channel()
+	s.Hedges = g.call.hedges.stats()
 	s.AlertsRefused, s.Rejected = g.reports.refused.Load(), g.reports.rejected.Load()
 	s.HighestGrants, s.HighestPolicies = g.state.of(wire.GrantsList).Highest, g.state.of(wire.PoliciesList).Highest
 	s.LastStatus = g.reports.lastSent("T10")
@@ -323,6 +324,7 @@ type GatewayStatus struct {
 	Rejected        uint64                 `json:"rejected"`       // reports that the control center refused for good
 	Sessions        uint64                 `json:"sessions"`       // connections made since the start
 	Reopened        uint64                 `json:"reopened"`       // push streams that fell silent and were opened again
+	Hedges          Hedges                 `json:"hedges"`         // messages that were sent again because no answer came
 	Failures        uint64                 `json:"failures"`       // connections lost or failed since the start
 	Refused         uint64                 `json:"refused"`        // lists and deltas refused since the start
 	LastRefusal     string                 `json:"last_refusal,omitempty"`

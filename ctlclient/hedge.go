@@ -7,9 +7,20 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
+)
+
+// The times of tries after the first, all with the same msgId. A silently dead
+// path costs hedgeAfter and a handshake, less than the 3 s of clause 7.2. Where
+// answers are known to take longer, the first hedge waits for what is usual,
+// but never beyond hedgeLatest: it must still be in time.
+const (
+	hedgeAfter  = 700 * time.Millisecond
+	hedgeLatest = 1200 * time.Millisecond
+	hedgeStep   = 500 * time.Millisecond
 )
 
 // hedge is one more try of a message that has no answer yet.
@@ -18,51 +29,117 @@ type hedge struct {
 	fresh bool          // over a connection of its own; else a kept one that is free
 }
 
-// hedges are the tries after the first, all with the same msgId. A silently
-// dead path costs the first step and a handshake, less than the 3 s of clause
-// 7.2. A path with a round trip of a second and losses needs the ones on kept
-// connections: a handshake of three round trips would come too late there.
-var hedges = [...]hedge{
-	{700 * time.Millisecond, true},
-	{700 * time.Millisecond, false},
-	{1200 * time.Millisecond, false},
-	{1700 * time.Millisecond, false},
-	{3 * time.Second, true},
-	{6 * time.Second, true},
+// plan returns the tries after the first. A handshake takes three round trips
+// more than a kept connection: on a slow path those come first.
+func (p *pace) plan() [5]hedge {
+	usual := p.usual()
+	d := min(max(usual, hedgeAfter), hedgeLatest)
+	slow := usual > hedgeAfter
+	return [...]hedge{{d, !slow}, {d + hedgeStep, false}, {d + 2*hedgeStep, !slow}, {3 * time.Second, true}, {6 * time.Second, true}}
+}
+
+// streams are the tries of a push stream: each on a connection of its own, for
+// that is all that the connection is used for. A path on which a handshake takes
+// long gets the time for it.
+func (p *pace) streams() []hedge {
+	d := max(hedgeAfter, 2*p.usual())
+	return []hedge{{0, true}, {d, true}, {2 * d, true}}
+}
+
+// pace is how long answers take over kept connections: mean and deviation as
+// RFC 6298 has them for round trips. The zero value knows nothing yet.
+type pace struct {
+	mu   sync.Mutex
+	mean time.Duration // guarded by mu; 0: nothing known
+	dev  time.Duration // guarded by mu
+}
+
+// took notes an answer.
+func (p *pace) took(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mean == 0 {
+		p.mean, p.dev = d, d/2
+		return
+	}
+	p.dev += ((d - p.mean).Abs() - p.dev) / 4
+	p.mean += (d - p.mean) / 8
+}
+
+// usual is what an answer seldom takes longer than.
+func (p *pace) usual() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mean + 4*p.dev
 }
 
 // The bounds of what hedging may add to the load of a control center that is
-// merely slow, a link.
+// merely slow. A link begins with a few hedges and earns more by answers that
+// come in time, a fifth of one each; when a hedge is answered before the tries
+// ahead of it the path was at fault, and nothing is taken for it. So a control
+// center that answers nobody in time soon gets each message once.
 const (
-	hedgeBurst = 48
-	hedgeRate  = 4 // a second
+	hedgeStart = 4
+	hedgeMost  = 48
+	hedgeEarns = 0.2
+	hedgeIdle  = 30 * time.Second // earns one, up to hedgeStart
 )
 
-// budget is a token bucket on the monotonic clock. The zero value is full.
+// budget holds the hedges that a link may send, by the monotonic clock. The
+// zero value holds hedgeStart.
 type budget struct {
 	mu   sync.Mutex
-	used float64   // guarded by mu
+	used float64   // guarded by mu; below hedgeStart; negative when more were earned
 	at   time.Time // guarded by mu
+
+	sent, won, withheld atomic.Uint64
 }
 
-// take takes one token and reports whether there was one.
+// take takes one hedge and reports whether there was one.
 func (b *budget) take() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	if !b.at.IsZero() {
-		b.used = max(0, b.used-hedgeRate*now.Sub(b.at).Seconds())
+	if !b.at.IsZero() && b.used > 0 {
+		b.used = max(0, b.used-float64(now.Sub(b.at))/float64(hedgeIdle))
 	}
 	b.at = now
-	if b.used+1 > hedgeBurst {
+	if b.used+1 > hedgeStart {
+		b.withheld.Add(1)
 		return false
 	}
 	b.used++
+	b.sent.Add(1)
 	return true
 }
 
+// settle judges a message that the n-th try has answered, after hedges tries
+// more than the first; inTime says that none was due.
+func (b *budget) settle(n, hedges int, inTime bool) {
+	back := 0.0
+	switch {
+	case inTime:
+		back = hedgeEarns
+	case n > 0:
+		b.won.Add(1)
+		back = float64(hedges)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = max(hedgeStart-hedgeMost, b.used-back)
+}
+
+// Hedges counts tries after the first since the start.
+type Hedges struct {
+	Sent     uint64 `json:"sent"`
+	Won      uint64 `json:"won"`      // answered before the tries ahead of them
+	Withheld uint64 `json:"withheld"` // not sent: the budget was used up
+}
+
+func (b *budget) stats() Hedges { return Hedges{b.sent.Load(), b.won.Load(), b.withheld.Load()} }
+
 // post seals body under h, sends it and returns the checked answer. A message
-// that is urgent goes again, by [hedges], while no answer comes.
+// that is urgent goes again, by the budget, while no answer comes.
 //
 // An error that wraps [ErrDown] says nothing about the message; a
 // [*RefusedError] does.
@@ -83,26 +160,34 @@ func (c *caller) post(ctx context.Context, path string, h envelope.Header, body 
 	})
 }
 
-// hedged calls try, again by [hedges], and returns the first answer; without
+// hedged calls try, again by [pace.plan], and returns the first answer; without
 // one, the first error. A try that lost goes on for its time, beside its caller:
 // its connection is warm, or it is dead and gets known as such.
 func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Client) (*envelope.Message, error)) (*envelope.Message, error) {
 	type answer struct {
+		n   int // of the try
 		m   *envelope.Message
 		err error
 	}
-	answers := make(chan answer, len(hedges)+1)
+	plan := c.pace.plan()
+	answers := make(chan answer, len(plan)+1)
 	own, cancel := context.WithTimeout(c.life, c.cfg.timeout)
 	gaveUp := context.AfterFunc(ctx, cancel)
 	var tries sync.WaitGroup
-	running, next := 0, 0
+	started, running, next := 0, 0, 0
 	start := func(client *http.Client) {
+		n := started
+		started++
 		running++
 		tries.Add(1)
 		c.tries.Go(func() {
 			defer tries.Done()
+			began := time.Now()
 			m, err := try(own, client)
-			answers <- answer{m, err}
+			if n == 0 && answered(err) {
+				c.pace.took(time.Since(began))
+			}
+			answers <- answer{n, m, err}
 		})
 	}
 	began := time.Now()
@@ -111,15 +196,15 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 		gaveUp()
 		c.tries.Go(func() { tries.Wait(); cancel() })
 	}()
-	timer := time.NewTimer(hedges[0].after)
+	timer := time.NewTimer(plan[0].after)
 	defer timer.Stop()
 	again := func() {
 		client := c.kept
-		if hedges[next].fresh {
+		if plan[next].fresh {
 			client = c.fresh
 		}
-		if next++; next < len(hedges) {
-			timer.Reset(time.Until(began.Add(hedges[next].after)))
+		if next++; next < len(plan) {
+			timer.Reset(time.Until(began.Add(plan[next].after)))
 		}
 		if c.hedges.take() {
 			start(client)
@@ -132,8 +217,8 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 			again()
 		case a := <-answers:
 			running--
-			var refused *RefusedError
-			if a.err == nil || errors.As(a.err, &refused) {
+			if answered(a.err) {
+				c.hedges.settle(a.n, started-1, next == 0)
 				return a.m, a.err
 			}
 			if first == nil {
@@ -154,28 +239,34 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 	}
 }
 
-// fetch asks for path and returns when the answer begins; the caller reads and
-// closes its body. A connection that stays silent is left for a fresh one.
-func (c *caller) fetch(ctx context.Context, path string, head http.Header) (*http.Response, error) {
+// answered reports whether err, of a try, is the control center's answer.
+func answered(err error) bool {
+	var refused *RefusedError
+	return err == nil || errors.As(err, &refused)
+}
+
+// twice are the tries of a request whose answer is no message: over a kept
+// connection, and when that stays silent over a fresh one.
+var twice = []hedge{{0, false}, {hedgeAfter, true}}
+
+// fetch asks for path, by tries, the first of them at once, and returns when the
+// answer begins; the caller reads and closes its body.
+func (c *caller) fetch(ctx context.Context, path string, head http.Header, tries []hedge) (*http.Response, error) {
 	type answer struct {
+		n    int // of the try
 		resp *http.Response
 		err  error
-		stop context.CancelFunc
-		n    int
 	}
-	const most = 2
-	answers := make(chan answer, most)
-	var stops [most]context.CancelFunc
-	started := 0
+	answers := make(chan answer, len(tries))
+	var stops []context.CancelFunc
 	start := func(client *http.Client) {
+		n := len(stops)
 		own, stop := context.WithCancel(ctx)
-		n := started
-		stops[n] = stop
-		started++
+		stops = append(stops, stop)
 		c.tries.Go(func() {
 			req, err := http.NewRequestWithContext(own, http.MethodGet, c.base+path, nil)
 			if err != nil {
-				answers <- answer{nil, err, stop, n}
+				answers <- answer{n, nil, err}
 				return
 			}
 			if head != nil {
@@ -185,47 +276,61 @@ func (c *caller) fetch(ctx context.Context, path string, head http.Header) (*htt
 			if err != nil {
 				err = down(err)
 			}
-			answers <- answer{resp, err, stop, n}
+			answers <- answer{n, resp, err}
 		})
 	}
-	start(c.kept)
-	timer := time.NewTimer(hedges[0].after)
+	client := map[bool]*http.Client{false: c.kept, true: c.fresh}
+	began := time.Now()
+	start(client[tries[0].fresh])
+	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
+	await := func(next int) {
+		if next < len(tries) {
+			timer.Reset(time.Until(began.Add(tries[next].after)))
+		}
+	}
+	next := 1
+	await(next)
 	var first error
 	for got := 0; ; {
 		select {
 		case <-timer.C:
-			if started < most && c.hedges.take() {
-				start(c.fresh)
+			if next < len(tries) {
+				if c.hedges.take() {
+					start(client[tries[next].fresh])
+				}
+				next++
+				await(next)
 			}
-			continue
 		case a := <-answers:
 			got++
-			if a.err == nil {
-				for n, stop := range stops[:started] {
-					if n != a.n {
-						stop()
-					}
+			if a.err != nil {
+				stops[a.n]()
+				if first == nil {
+					first = a.err
 				}
-				if left := started - got; left > 0 {
-					c.tries.Go(func() { // what comes too late
-						for range left {
-							if late := <-answers; late.resp != nil {
-								late.resp.Body.Close()
-							}
+				if got == len(stops) {
+					return nil, first
+				}
+				continue
+			}
+			c.hedges.settle(a.n, len(stops)-1, next == 1)
+			for n, stop := range stops {
+				if n != a.n {
+					stop()
+				}
+			}
+			if left := len(stops) - got; left > 0 {
+				c.tries.Go(func() { // what comes too late
+					for range left {
+						if late := <-answers; late.resp != nil {
+							late.resp.Body.Close()
 						}
-					})
-				}
-				a.resp.Body = &fetched{a.resp.Body, a.stop}
-				return a.resp, nil
+					}
+				})
 			}
-			a.stop()
-			if first == nil {
-				first = a.err
-			}
-			if got == started {
-				return nil, first
-			}
+			a.resp.Body = &fetched{a.resp.Body, stops[a.n]}
+			return a.resp, nil
 		}
 	}
 }

@@ -72,7 +72,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 	if have != "" {
 		head.Set("If-None-Match", have)
 	}
-	resp, err := g.call.fetch(ctx, "/lists/"+string(name), head)
+	resp, err := g.call.fetch(ctx, "/lists/"+string(name), head, twice)
 	if err != nil {
 		return err
 	}

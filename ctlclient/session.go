@@ -198,6 +198,7 @@ func (g *Gateway) reportStatus(ctx context.Context) {
 	var dropped uint64
 	for sleep(ctx, sooner(g.cfg.IdentityInterval)) {
 		g.addStatus(ctx, "run")
+		g.reports.delivery.remind()
 		if _, n := g.reports.depth(); n > dropped {
 			g.reports.own.Raise(alert.Alert{Code: alert.OutboxDropped, Detail: fmt.Sprintf("%d records since the start", n)})
 			dropped = n

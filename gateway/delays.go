@@ -22,3 +22,20 @@ func linkLatency(r prometheus.Registerer) func(ctlclient.Delivery) {
 		}
 	}
 }
+
+// hedgeMetrics counts the tries of messages after the first, read when they are
+// asked for.
+type hedgeMetrics struct{ status func() ctlclient.Hedges }
+
+var linkHedges = prometheus.NewDesc("yumen_link_hedges_total", "Tries of messages after the first, for want of an answer.", []string{"link", "result"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (hedgeMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- linkHedges }
+
+// Collect implements [prometheus.Collector].
+func (m hedgeMetrics) Collect(ch chan<- prometheus.Metric) {
+	h := m.status()
+	for result, n := range map[string]uint64{"sent": h.Sent, "won": h.Won, "withheld": h.Withheld} {
+		ch <- prometheus.MustNewConstMetric(linkHedges, prometheus.CounterValue, float64(n), "gateway-control", result)
+	}
+}

@@ -298,7 +298,7 @@ func (g *Gateway) connect(cfg *Config) error {
 	if g.link, err = ctlclient.NewGateway(lc); err != nil {
 		return err
 	}
-	g.registry.MustRegister(&outboxMetrics{g.link.OutboxStatus, g.now})
+	g.registry.MustRegister(&outboxMetrics{g.link.OutboxStatus, g.now}, hedgeMetrics{func() ctlclient.Hedges { return g.link.Status().Hedges }})
 	if g.auditUp != nil {
 		g.auditUp.link.Store(g.link)
 	}

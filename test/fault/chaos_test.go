@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/control"
+	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/test/testbed"
 )
@@ -77,8 +78,8 @@ func TestGCR002_M48_LateMessagesAreAlerted(t *testing.T) {
 	})
 }
 
-// Faults of half of the push stream's writes: a revocation is never later than
-// the longest pause and the pull behind it.
+// Faults of half of the push stream's writes, and of half of the streams that
+// are opened in its place: a revocation is there within 3 s, by a pull.
 func TestR20_PushStreamMisbehaves(t *testing.T) {
 	for _, fault := range []string{"drop", "drop-answer", "corrupt", "stall", "duplicate"} {
 		t.Run(fault, func(t *testing.T) {
@@ -93,8 +94,67 @@ func TestR20_PushStreamMisbehaves(t *testing.T) {
 					w.unlock()
 					time.Sleep(61 * time.Second)
 				}
+				if worst >= 3*time.Second {
+					t.Errorf("the worst revocation took %v, want less than 3s", worst)
+				}
 				t.Logf("%s of half of the push stream's writes: worst revocation %v", fault, worst)
 			})
 		})
 	}
+}
+
+// Every push stream stalls, silently, the ones that are opened in its place,
+// too: a revocation is there within 3 s, whenever in the stall it is made.
+func TestGCR002_M48_RevocationInASilentStall(t *testing.T) {
+	inBubble(t, nil, func(w *world) {
+		var worst time.Duration
+		for i := range 6 {
+			_, err := w.site.Chaos(context.Background(), control.ChaosPlan{Until: control.Duration(time.Hour), Steps: []control.ChaosStep{
+				{Rules: []control.ChaosRule{{Fault: "stall", Match: "events", For: control.Duration(10 * time.Minute)}}},
+			}})
+			w.must(err)
+			time.Sleep(time.Duration(i) * 500 * time.Millisecond)
+			took := w.lock(10 * time.Second)
+			worst = max(worst, took)
+			if took >= 3*time.Second {
+				t.Errorf("a revocation %v into the stall took %v, want less than 3s", time.Duration(i)*500*time.Millisecond, took)
+			}
+			w.unlock()
+			_, err = w.site.Chaos(context.Background(), control.ChaosPlan{})
+			w.must(err)
+			time.Sleep(time.Minute)
+		}
+		if st := w.gw.Status(); !st.Push || st.Sessions != 1 {
+			t.Errorf("afterwards: %+v, want push and the session of the start", st)
+		}
+		t.Logf("every push stream stalls: worst revocation %v", worst)
+	})
+}
+
+// A control center that takes 2 s for everything is slow, not away: after the
+// first few, its parties send it each message once, and nothing is lost.
+func TestGCR002_M48_SlowControlCenterIsNotFlooded(t *testing.T) {
+	inBubble(t, nil, func(w *world) {
+		_, err := w.site.Chaos(context.Background(), control.ChaosPlan{Until: control.Duration(time.Hour), Steps: []control.ChaosStep{
+			{Rules: []control.ChaosRule{{Fault: "delay", For: control.Duration(2 * time.Second)}}},
+		}})
+		w.must(err)
+		before := [2]ctlclient.Hedges{w.gw.Status().Hedges, w.ag.Status().Hedges}
+		_, repeats := w.site.Record.Taken("", "")
+		stop := every(5*time.Second, w.raise)
+		time.Sleep(5 * time.Minute)
+		stop()
+		_, after := w.site.Record.Taken("", "")
+		_, err = w.site.Chaos(context.Background(), control.ChaosPlan{})
+		w.must(err)
+		time.Sleep(time.Minute)
+		w.settle(5 * time.Minute)
+		w.complete()
+		const sent = 2 * 60
+		if n := after - repeats; n > sent/3 {
+			t.Errorf("%d repeats of %d alerts and the reports beside them: a slow control center is flooded", n, sent)
+		}
+		t.Logf("5 minutes of answers after 2 s: %d alerts, %d repeats; hedges of the gateway %+v after %+v, of the agent %+v after %+v",
+			sent, after-repeats, w.gw.Status().Hedges, before[0], w.ag.Status().Hedges, before[1])
+	})
 }
