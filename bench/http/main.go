@@ -27,6 +27,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -34,6 +35,7 @@ import (
 // options are the settings of a run.
 type options struct {
 	yumen       string        // the binary
+	before      string        // another build of it to compare with; "": none
 	rounds      int           // of all workloads and peers
 	length      time.Duration // of one measurement
 	limit       time.Duration // of the whole run: rounds that do not fit are left out
@@ -41,6 +43,8 @@ type options struct {
 	grants      int // rows of the grant list beside the one that is used
 	idle        int // connections
 	only        string
+	peers       string // names of those that are measured; "": all
+	hold        bool // start everything, say how to reach it, and wait
 }
 
 func main() {
@@ -49,6 +53,7 @@ func main() {
 	}
 	var o options
 	flag.StringVar(&o.yumen, "yumen", "bin/yumen", "the binary to measure")
+	flag.StringVar(&o.before, "before", "", "another build of Yumen to measure beside it")
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds")
 	flag.DurationVar(&o.length, "length", 3*time.Second, "length of one measurement")
 	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "end of the whole run")
@@ -56,6 +61,8 @@ func main() {
 	flag.IntVar(&o.grants, "grants", 10_000, "rows of the access grant list")
 	flag.IntVar(&o.idle, "idle", 1000, "idle connections")
 	flag.StringVar(&o.only, "only", "", "one workload by its name; default: all")
+	flag.StringVar(&o.peers, "peers", "", "measure only these, such as nginx,yumen; default: all")
+	flag.BoolVar(&o.hold, "hold", false, "measure nothing: start everything, say how to reach it, and wait for an interrupt")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -88,6 +95,9 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.hold {
+		return b.hold(ctx)
+	}
 	rep := newReport(b)
 	if o.only == "" {
 		if err := b.measureIdle(ctx, rep, o.idle); err != nil {
@@ -116,9 +126,21 @@ func run(ctx context.Context, o options) (err error) {
 	return rep.print(os.Stdout)
 }
 
+// hold lets somebody else look at the peers, with perf or a load of his own.
+func (b *bench) hold(ctx context.Context) error {
+	for _, p := range b.peers {
+		fmt.Printf("%s=%s\n%s_pid=%d\n", p.name, p.url(), p.name, p.pid())
+	}
+	fmt.Printf("cookie='Cookie: %s'\ndir=%s\n", b.cookie, b.dir)
+	<-ctx.Done()
+	return nil
+}
+
 // round measures every workload on every peer once.
 func (b *bench) round(ctx context.Context, rep *report, r int, o options) error {
-	order := slices.Clone(b.peers)
+	order := slices.DeleteFunc(slices.Clone(b.peers), func(p *peer) bool {
+		return o.peers != "" && !slices.Contains(strings.Split(o.peers, ","), p.name)
+	})
 	if r%2 == 1 {
 		slices.Reverse(order)
 	}

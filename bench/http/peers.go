@@ -26,12 +26,13 @@ type bench struct {
 	roots  *x509.CertPool
 	tls    *tls.Config
 
-	peers    []*peer // nginx, haproxy, yumen
+	peers    []*peer // nginx, haproxy, perhaps an older yumen, yumen
 	direct   *peer   // the application itself, without TLS
 	children []*exec.Cmd
 
-	Yumen, Upstream, Metrics int // ports
-	Nginx, Haproxy           int
+	Yumen, Upstream, Metrics     int // ports
+	BeforePort, BeforeMetricPort int
+	Nginx, Haproxy               int
 }
 
 // peer is one gateway that is measured.
@@ -54,7 +55,7 @@ func (b *bench) Dir() string { return b.dir }
 // caller stops what it returns, even after an error.
 func start(ctx context.Context, dir string, o options) (*bench, error) {
 	b := &bench{dir: dir, core: o.gatewayCore}
-	if err := freePorts(&b.Yumen, &b.Upstream, &b.Metrics, &b.Nginx, &b.Haproxy); err != nil {
+	if err := freePorts(&b.Yumen, &b.Upstream, &b.Metrics, &b.Nginx, &b.Haproxy, &b.BeforePort, &b.BeforeMetricPort); err != nil {
 		return b, err
 	}
 	if err := b.layout(o.grants); err != nil {
@@ -83,16 +84,24 @@ func start(ctx context.Context, dir string, o options) (*bench, error) {
 		return b, err
 	}
 	on := []string{"taskset", "-c", strconv.Itoa(b.core)}
-	for _, p := range []struct {
+	type process struct {
 		name string
 		port int
 		env  []string
 		args []string
-	}{
+	}
+	all := []process{
 		{"nginx", b.Nginx, nil, []string{"nginx", "-e", "stderr", "-p", dir, "-c", b.at("nginx.conf")}},
 		{"haproxy", b.Haproxy, nil, []string{"haproxy", "-db", "-f", b.at("haproxy.cfg")}},
-		{"yumen", b.Yumen, []string{"GOMAXPROCS=1"}, []string{yumen, "gateway", "run", "-c", b.at("yumen.yaml")}},
-	} {
+	}
+	if o.before != "" {
+		if err := b.layoutBefore(); err != nil {
+			return b, err
+		}
+		all = append(all, process{"before", b.BeforePort, []string{"GOMAXPROCS=1"}, []string{o.before, "gateway", "run", "-c", b.at("before/yumen.yaml")}})
+	}
+	all = append(all, process{"yumen", b.Yumen, []string{"GOMAXPROCS=1"}, []string{yumen, "gateway", "run", "-c", b.at("yumen.yaml")}})
+	for _, p := range all {
 		cmd, err := b.spawn(p.name, p.env, append(on[:3:3], p.args...)...)
 		if err != nil {
 			return b, err

@@ -42,6 +42,16 @@ func (r *report) add(w *workload, p *peer, s sample) {
 
 func (r *report) yumen() *peer { return r.b.peers[len(r.b.peers)-1] }
 
+// measured reports whether anything of p was.
+func (r *report) measured(p *peer) bool {
+	for _, got := range r.samples {
+		if len(got[p]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // memory reads the most that each peer has held.
 func (r *report) memory() error {
 	for _, p := range r.b.peers {
@@ -106,18 +116,27 @@ func (r *report) print(to io.Writer) error {
 	line := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
 	table := func(title string, digits int, f func(sample) float64, keep func(*workload) bool) {
 		line("\n### %s\n", title)
-		line("| work | nginx | haproxy | Yumen | Yumen / nginx | Yumen / haproxy |\n|---|---|---|---|---|---|")
+		others := slices.DeleteFunc(slices.Clone(r.b.peers), func(p *peer) bool { return p == r.yumen() || !r.measured(p) })
+		head, rule := "| work |", "|---|---|"
+		for _, p := range others {
+			head, rule = head+" "+p.name+" |", rule+"---|---|"
+		}
+		head += " Yumen |"
+		for _, p := range others {
+			head += " Yumen / " + p.name + " |"
+		}
+		line("%s\n%s", head, rule)
 		for _, w := range workloads {
 			got := r.samples[w]
 			if got == nil || !keep(w) {
 				continue
 			}
 			cells := []string{w.text}
-			for _, p := range r.b.peers {
+			for _, p := range append(others, r.yumen()) {
 				cells = append(cells, spreadOf(figures(got[p], f)).text(digits))
 			}
 			y := got[r.yumen()]
-			for _, p := range r.b.peers[:2] {
+			for _, p := range others {
 				cells = append(cells, "**"+ratio(y, got[p], f).text(2)+"**")
 			}
 			line("| %s |", strings.Join(cells, " | "))
@@ -142,11 +161,22 @@ func (r *report) print(to io.Writer) error {
 				spreadOf(figures(s, func(s sample) float64 { return micros(s.p99) })).text(0))
 		}
 	}
-	line("\n### Memory\n\n| | nginx | haproxy | Yumen |\n|---|---|---|---|")
-	if r.idleConns > 0 {
-		line("| KiB for an idle connection (of %d) | %.1f | %.1f | %.1f |", r.idleConns, r.idle[r.b.peers[0]], r.idle[r.b.peers[1]], r.idle[r.b.peers[2]])
+	head, rule := "| |", "|---|"
+	for _, p := range r.b.peers {
+		head, rule = head+" "+p.name+" |", rule+"---|"
 	}
-	line("| most resident memory, MiB | %.1f | %.1f | %.1f |", float64(r.peak[r.b.peers[0]])/1024, float64(r.peak[r.b.peers[1]])/1024, float64(r.peak[r.b.peers[2]])/1024)
+	line("\n### Memory\n\n%s\n%s", head, rule)
+	memory := func(text string, of func(*peer) float64) {
+		row := "| " + text + " |"
+		for _, p := range r.b.peers {
+			row += fmt.Sprintf(" %.1f |", of(p))
+		}
+		line("%s", row)
+	}
+	if r.idleConns > 0 {
+		memory(fmt.Sprintf("KiB for an idle connection (of %d)", r.idleConns), func(p *peer) float64 { return r.idle[p] })
+	}
+	memory("most resident memory, MiB", func(p *peer) float64 { return float64(r.peak[p]) / 1024 })
 
 	var own, others []float64
 	for _, got := range r.samples {

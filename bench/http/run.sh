@@ -6,6 +6,8 @@
 #   GATEWAY_CORE=0 LOAD_CORE=1 cores of the gateway, and of everything else
 #   ONLY=h1-1k                 one workload: h1-1k h1-100k h2-1k handshake rate
 #   YUMEN_BIN=bin/yumen        the binary; built when it is not given
+#   BEFORE=                    another build of Yumen, to measure beside it
+#   PEERS=                     those that are measured, such as before,yumen; default: all
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -37,7 +39,7 @@ trap '[ -z "$child" ] || kill "$child" 2>/dev/null || :' INT TERM HUP
 trap 'rm -rf "$dir"' EXIT
 "${GO:-go}" build -o "$dir/bench" ./bench/http
 taskset -c "${LOAD_CORE:-1}" "$dir/bench" -yumen "$YUMEN_BIN" -rounds "${ROUNDS:-5}" -length "${ROUND_SECONDS:-3}s" \
-  -limit "${LIMIT:-5m}" -core "${GATEWAY_CORE:-0}" -only "${ONLY:-}" &
+  -limit "${LIMIT:-5m}" -core "${GATEWAY_CORE:-0}" -only "${ONLY:-}" -before "${BEFORE:-}" -peers "${PEERS:-}" &
 child=$!
 status=0
 wait "$child" || status=$?

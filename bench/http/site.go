@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -92,6 +93,26 @@ func (b *bench) layout(grants int) (err error) {
 		err = errors.Join(err, os.WriteFile(b.at(name), content, 0o600))
 	}
 	return err
+}
+
+// layoutBefore gives another build of Yumen a folder of its own with the same
+// content, on other ports.
+func (b *bench) layoutBefore() error {
+	aside := b.dir + "-before"
+	err := exec.Command("cp", "-a", b.dir, aside).Run() // the modes, too
+	if err = errors.Join(err, os.Rename(aside, b.at("before"))); err != nil {
+		return fmt.Errorf("lay out another site: %w", errors.Join(err, os.RemoveAll(aside)))
+	}
+	other := *b
+	other.Yumen, other.Metrics = b.BeforePort, b.BeforeMetricPort
+	var config bytes.Buffer
+	if err := yumenConfig.Execute(&config, &other); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(b.at("before/yumen.yaml")); err != nil {
+		return err
+	}
+	return os.WriteFile(b.at("before/yumen.yaml"), config.Bytes(), 0o600)
 }
 
 func siteCertificate(ca *lab.CA) (chain, key []byte, err error) {
