@@ -28,7 +28,22 @@ type Refusal struct {
 //  4. make it live, unless the monitor was faster
 //  5. arm the time at which it must be looked at again
 func (a *Access) Acquire(s *Session, app App, r *policy.Request, c Carrier) (*Lease, Refusal) {
+	return a.acquireAt(s, app, r, c, a.cfg.Now())
+}
+
+// Enter is Attach and Acquire for one flow, by one reading of the clock.
+// attached is false when the refusal is Attach's.
+func (a *Access) Enter(f policy.Facts, app App, r *policy.Request, c Carrier) (l *Lease, attached bool, no Refusal) {
 	now := a.cfg.Now()
+	s, why := a.attachAt(f, now)
+	if why != reason.OK {
+		return nil, false, Refusal{Reason: why}
+	}
+	l, no = a.acquireAt(s, app, r, c, now)
+	return l, true, no
+}
+
+func (a *Access) acquireAt(s *Session, app App, r *policy.Request, c Carrier, now time.Time) (*Lease, Refusal) {
 	l := &Lease{a: a, s: s, app: app, kind: c.Kind(), req: *r, carrier: c, since: now, pos: -1, seq: a.leaseSeq.Add(1)}
 	if l.kind >= kinds {
 		return nil, a.refuse(l, Refusal{Reason: reason.InternalError}, now)
@@ -56,7 +71,7 @@ func (a *Access) Acquire(s *Session, app App, r *policy.Request, c Carrier) (*Le
 	a.metrics.decided(reason.OK)
 	rec := a.record(audit.Decision, l, reason.OK, now)
 	rec.Allowed = true
-	a.write(rec, c, s)
+	a.write(rec, l, s)
 	return l, Refusal{}
 }
 
@@ -97,7 +112,7 @@ func (a *Access) refuse(l *Lease, r Refusal, now time.Time) Refusal {
 	a.metrics.decided(r.Reason)
 	rec := a.record(audit.Decision, l, r.Reason, now)
 	rec.PolicyID = r.PolicyID
-	a.write(rec, l.carrier, nil)
+	a.write(rec, l, nil)
 	if l.s != nil && l.s.refusedOften(now) {
 		a.raise(a.alertOf(l, alert.AccessRefused, r.Reason, now))
 	}
@@ -129,17 +144,17 @@ func (a *Access) record(k audit.Kind, l *Lease, r reason.Reason, now time.Time) 
 		f := l.s.subject.Load().Identity()
 		rec.UserID, rec.DeviceID, rec.AgentID, rec.SessionID = f.UserID, f.DeviceID, f.AgentID, l.s.id
 	}
-	if l.req.Remote.IsValid() {
-		rec.Remote = l.req.Remote.String()
-	}
 	return rec
 }
 
-// write lets the carrier fill rec, and writes it. s, if it is not nil, learns
-// its transport.
-func (a *Access) write(rec *audit.Record, c Carrier, s *Session) {
-	if d, ok := c.(Describer); ok {
+// write lets the carrier of l fill rec, and writes it. s, if it is not nil,
+// learns its transport.
+func (a *Access) write(rec *audit.Record, l *Lease, s *Session) {
+	if d, ok := l.carrier.(Describer); ok {
 		d.Describe(rec)
+	}
+	if rec.Remote == "" && l.req.Remote.IsValid() {
+		rec.Remote = l.req.Remote.String()
 	}
 	if s != nil {
 		s.Over(rec.Protocol, rec.Suite)
@@ -170,4 +185,14 @@ func (a *Access) raise(al alert.Alert) {
 	a.cfg.Alerts.Raise(al)
 }
 
-func statusText(n int) string { return "status " + strconv.Itoa(n) }
+func statusText(n int) string {
+	switch n { // those of nearly all requests need no memory
+	case 200:
+		return "status 200"
+	case 204:
+		return "status 204"
+	case 304:
+		return "status 304"
+	}
+	return "status " + strconv.Itoa(n)
+}

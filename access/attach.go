@@ -21,7 +21,10 @@ import (
 // its leases are looked at again. A later call with other identities is
 // refused.
 func (a *Access) Attach(f policy.Facts) (*Session, reason.Reason) {
-	now := a.cfg.Now()
+	return a.attachAt(f, a.cfg.Now())
+}
+
+func (a *Access) attachAt(f policy.Facts, now time.Time) (*Session, reason.Reason) {
 	s, why := a.attach(f, now)
 	if why != reason.OK {
 		a.metrics.refusedSessions.Add(1)

@@ -154,5 +154,5 @@ func (l *Lease) Release(u Usage) {
 	if u.Status != 0 {
 		rec.Detail = statusText(u.Status)
 	}
-	l.a.write(rec, l.carrier, nil)
+	l.a.write(rec, l, nil)
 }

@@ -26,7 +26,8 @@ func (a authenticator) Authenticate(x *proxy.Exchange) (policy.Facts, reason.Rea
 	if l == nil {
 		return certificate, byCertificate
 	}
-	f, why := l.Session(x.Host, x.Header.Values("Cookie"))
+	var few [4]string
+	f, why := l.Session(x.Host, x.Header.AppendValues(few[:0], "Cookie"), x.Start)
 	if why != reason.OK {
 		if byCertificate == reason.OK {
 			return certificate, reason.OK

@@ -89,10 +89,9 @@ func newAssertions(key crypto.Signer, gatewayID string, now func() time.Time) (*
 	return &assertions{signer: signer, issuer: gatewayID, now: now, jwks: jwks, made: map[assertionKey]string{}}, nil
 }
 
-// token returns the assertion of a subject for one application. It is safe for
-// concurrent use.
-func (a *assertions) token(f *policy.Facts, appID string) (string, error) {
-	now := a.now()
+// token returns the assertion of a subject for one application at now. It is
+// safe for concurrent use.
+func (a *assertions) token(f *policy.Facts, appID string, now time.Time) (string, error) {
 	slot := now.UnixNano() / int64(assertionSlot)
 	k := assertionKey{f.SessionID, f.UserID, f.DeviceID, appID, f.Level}
 	a.mu.Lock()

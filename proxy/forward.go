@@ -15,16 +15,19 @@ import (
 
 // forward sends x to one of its application's upstreams and the answer back.
 func (p *Proxy) forward(x *Exchange, s *site) error {
-	if x.App.State(p.cfg.Now()) == apps.Offline {
+	if x.App.State(x.Start) == apps.Offline {
 		return p.deny(x, denied(reason.AppOffline, "no valid Table 1"))
 	}
-	h, err := p.rewrite(x) // 4
+	list := lists.Get().(*exchange.Header)
+	defer putList(list)
+	h, err := p.rewrite((*list)[:0], x) // 4
+	*list = h
 	if err != nil {
 		return p.deny(x, denied(reason.InternalError, err.Error()))
 	}
 	req := &upstream.Request{
 		Method: x.Method, Host: x.App.HostHeader, Path: x.Path, Query: x.Query, Header: h,
-		Info: func(status int, h exchange.Header) error { return x.Stream.WriteInfo(status, answerable(h)) },
+		Info: func(status int, h exchange.Header) error { return x.Stream.WriteInfo(status, answerable(nil, h)) },
 	}
 	if req.Host == "" {
 		req.Host = publicHost(x)
@@ -41,56 +44,63 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 	if x.Carrier == exchange.WebSocket {
 		req.Upgrade = "websocket"
 	}
-	res, err := p.roundTrip(x, s, req, b)
+	res, u, err := p.roundTrip(x, s, req, b)
 	if err != nil {
 		return p.deny(x, p.failure(x, b, err))
 	}
-	defer res.Body.Close()
+	defer func() {
+		u.Done(true, x.Start)
+		res.Body.Close()
+	}()
 	if res.Tunnel != nil {
 		return p.tunnel(x, res)
 	}
 	if x.Carrier == exchange.WebSocket {
 		x.Stream.CloseAfter() // a client that takes the upgrade for granted sends what is no HTTP
 	}
-	return p.answer(x, res, b)
+	return p.answer(x, res, b, list)
+}
+
+// lists are for the fields of one message.
+var lists = sync.Pool{New: func() any { h := make(exchange.Header, 0, 32); return &h }}
+
+func putList(l *exchange.Header) {
+	if cap(*l) > 256 {
+		return
+	}
+	clear((*l)[:cap(*l)]) // its strings are parts of whole heads
+	*l = (*l)[:0]
+	lists.Put(l)
 }
 
 // roundTrip tries another upstream when one cannot be reached and nothing of
 // the body has been read.
-func (p *Proxy) roundTrip(x *Exchange, s *site, req *upstream.Request, b *body) (*upstream.Response, error) {
-	var err error = denied(reason.UpstreamUnreachable, "no http upstream")
+// The caller says Done to the upstream that answered.
+func (p *Proxy) roundTrip(x *Exchange, s *site, req *upstream.Request, b *body) (*upstream.Response, *apps.Upstream, error) {
+	var err error = errNoUpstream
+	now := x.Start
 	for range min(len(x.App.Upstreams), 3) {
-		u := x.App.Pick(p.cfg.Now(), "http", "https")
+		u := x.App.Pick(now, "http", "https")
 		if u == nil {
-			return nil, err
+			return nil, nil, err
 		}
 		var res *upstream.Response
 		res, err = s.engine.Do(x, x.App, u, req)
 		if err == nil {
-			res.Body = &counted{ReadCloser: res.Body, done: func() { u.Done(true, p.cfg.Now()) }}
-			return res, nil
+			return res, u, nil
 		}
+		now = p.cfg.Now()
 		var f *upstream.Error
 		down := errors.As(err, &f) && (f.Why == reason.UpstreamUnreachable || f.Why == reason.UpstreamTimeout) && !x.Over()
-		u.Done(!down, p.cfg.Now())
+		u.Done(!down, now)
 		if !down || f.Why != reason.UpstreamUnreachable || b != nil && b.touched.Load() {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return nil, err
+	return nil, nil, err
 }
 
-// counted ends the upstream's use with the answer's body.
-type counted struct {
-	io.ReadCloser
-	once sync.Once
-	done func()
-}
-
-func (c *counted) Close() error {
-	c.once.Do(c.done)
-	return c.ReadCloser.Close()
-}
+var errNoUpstream = denied(reason.UpstreamUnreachable, "no http upstream")
 
 // failure finds why a round trip failed: what access or the client did comes
 // before what the upstream did.
@@ -117,9 +127,10 @@ func (p *Proxy) failure(x *Exchange, b *body, err error) *deniedError {
 }
 
 // answer sends the upstream's answer to the client.
-func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body) error {
-	h := answerable(res.Header)
+func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body, list *exchange.Header) error {
+	h := answerable((*list)[:0], res.Header)
 	h.Add("X-Request-Id", x.ID)
+	*list = h
 	trailers := forwardableTrailers(res.Trailers)
 	err := x.WriteHeader(res.Status, h, res.Length, trailers)
 	if errors.Is(err, exchange.ErrCut) {

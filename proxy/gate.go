@@ -23,12 +23,11 @@ type liveGate struct{ a *access.Access }
 func (g liveGate) app(id string) access.App { return g.a.App(id) }
 
 func (g liveGate) acquire(f policy.Facts, app access.App, r *policy.Request, c access.Carrier) (lease, access.Refusal) {
-	s, why := g.a.Attach(f)
-	if why != reason.OK {
-		return nil, g.refusal(f, why)
-	}
-	l, no := g.a.Acquire(s, app, r, c)
-	if no.Reason != reason.OK {
+	l, attached, no := g.a.Enter(f, app, r, c)
+	switch {
+	case !attached:
+		return nil, g.refusal(f, no.Reason)
+	case l == nil:
 		return nil, no
 	}
 	return l, no
@@ -53,12 +52,18 @@ func (g liveGate) refusal(f policy.Facts, why reason.Reason) access.Refusal {
 // carrier shows an exchange to access.
 type carrier struct{ *Exchange }
 
-var kinds = map[exchange.Carrier]access.Kind{
-	exchange.H1: access.H1, exchange.H2: access.H2, exchange.SSE: access.SSE, exchange.WebSocket: access.WebSocket,
-}
-
 // Kind returns what carries the exchange.
-func (c carrier) Kind() access.Kind { return kinds[c.Carrier] }
+func (c carrier) Kind() access.Kind {
+	switch c.Carrier {
+	case exchange.H2:
+		return access.H2
+	case exchange.SSE:
+		return access.SSE
+	case exchange.WebSocket:
+		return access.WebSocket
+	}
+	return access.H1
+}
 
 // Describe fills what access does not know of a record.
 func (c carrier) Describe(r *audit.Record) { describe(c.Exchange, r) }
@@ -67,7 +72,7 @@ func describe(x *Exchange, r *audit.Record) {
 	r.RequestID, r.Carrier = x.ID, string(x.Carrier)
 	r.Method, r.Path = x.Method, x.Path
 	r.Protocol, r.Suite = x.Conn.Protocol.String(), x.Conn.Suite
-	r.Remote = x.Conn.Remote.String()
+	r.Remote = x.Conn.RemoteText()
 	if x.App != nil {
 		r.AppID = x.App.ID
 	}

@@ -35,7 +35,7 @@ func (p *Proxy) serveHandler(x *Exchange, h http.Handler) error {
 	}
 	for _, f := range x.Header {
 		var low [lowest]byte
-		if l := lower(&low, f.Name); hop[string(l)] || spoofed(l) || string(l) == "host" {
+		if l := lower(&low, f.Name); classOf(l)&(hop|spoofed) != 0 || string(l) == "host" {
 			continue
 		}
 		k := http.CanonicalHeaderKey(f.Name)
@@ -76,7 +76,7 @@ func (w *writer) WriteHeader(status int) {
 			}
 		}
 		for _, v := range values {
-			if hop[strings.ToLower(name)] || !cleanValue(v) {
+			if classOf([]byte(strings.ToLower(name)))&hop != 0 || !cleanValue(v) {
 				continue
 			}
 			h.Add(name, v)

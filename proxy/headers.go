@@ -10,33 +10,59 @@ import (
 // reach an upstream, and no upstream can set one.
 const CookiePrefix = "__Host-yumen"
 
-// hop are the fields that end at each hop, with those that look like it.
-var hop = set("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-	"proxy-authentication-info", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings", "alt-svc", "alt-used", "proxy")
+// class says what the gateway does with the fields of a name.
+type class uint8
 
-// ours are the request fields that the gateway alone may set, besides those
-// with the prefixes of spoofed. What aims at another path, host or method than
-// the one that the policy saw is among them.
-var ours = set("forwarded", "x-real-ip", "x-client-ip", "client-ip", "true-client-ip", "x-cluster-client-ip", "cf-connecting-ip", "fastly-client-ip",
-	"x-request-id", "x-original-url", "x-rewrite-url", "x-original-uri", "x-original-host", "x-host", "x-http-host-override",
-	"x-http-method", "x-http-method-override", "x-method-override", "x-remote-user", "remote-user", "x-remote-addr", "remote-addr",
-	"x-client-cert", "x-ssl-client-cert", "ssl-client-cert")
+const (
+	hop         class = 1 << iota // ends at each hop, or looks like what does
+	spoofed                       // of a request: the gateway alone may set it
+	remade                        // of a request: the gateway makes it anew
+	cookie                        // of a request
+	noTrailer                     // has no place in a trailer
+	ofAnswer                      // of an answer: the gateway alone may set it
+	setCookie                     // of an answer
+	clearsSite                    // of an answer
+	notRequest  = hop | spoofed | remade
+	notAnswer   = hop | ofAnswer
+	notTrailing = hop | spoofed | noTrailer
+)
 
-func set(names ...string) map[string]bool {
-	m := make(map[string]bool, len(names))
-	for _, n := range names {
-		m[n] = true
+// classOf returns the class of the field name that lower spells in lower case.
+// What aims at another path, host or method than the one that the policy saw is
+// spoofed, too. A switch and not a map: every field of every request comes here.
+func classOf(lower []byte) class {
+	switch string(lower) {
+	case "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info", "te", "trailer",
+		"transfer-encoding", "upgrade", "http2-settings", "alt-svc", "alt-used", "proxy":
+		return hop
+	case "host", "expect", "via":
+		return remade | noTrailer
+	case "content-length":
+		return remade | noTrailer | ofAnswer
+	case "cookie":
+		return cookie | noTrailer
+	case "set-cookie":
+		return setCookie | noTrailer
+	case "clear-site-data":
+		return clearsSite
+	case "content-type", "content-encoding", "content-range", "authorization", "cache-control", "max-forwards", "pragma", "range", "location":
+		return noTrailer
+	case "x-request-id":
+		return spoofed | ofAnswer
+	case "forwarded", "x-real-ip", "x-client-ip", "client-ip", "true-client-ip", "x-cluster-client-ip", "cf-connecting-ip", "fastly-client-ip",
+		"x-original-url", "x-rewrite-url", "x-original-uri", "x-original-host", "x-host", "x-http-host-override",
+		"x-http-method", "x-http-method-override", "x-method-override", "x-remote-user", "remote-user", "x-remote-addr", "remote-addr",
+		"x-client-cert", "x-ssl-client-cert", "ssl-client-cert":
+		return spoofed
 	}
-	return m
-}
-
-// notForwarded are the request fields that the gateway makes anew.
-var notForwarded = set("host", "content-length", "expect", "via")
-
-// spoofed reports whether a client may not send the field that lower names.
-func spoofed(lower []byte) bool {
-	return ours[string(lower)] || hasPrefix(lower, "x-") && (hasPrefix(lower, "x-yumen-") || hasPrefix(lower, "x-forwarded-") ||
-		hasPrefix(lower, "x-zt-") || hasPrefix(lower, "x-ssl-client-"))
+	switch {
+	case !hasPrefix(lower, "x-"):
+	case hasPrefix(lower, "x-yumen-"):
+		return spoofed | ofAnswer
+	case hasPrefix(lower, "x-forwarded-"), hasPrefix(lower, "x-zt-"), hasPrefix(lower, "x-ssl-client-"):
+		return spoofed
+	}
+	return 0
 }
 
 func hasPrefix(b []byte, prefix string) bool {
@@ -49,7 +75,7 @@ func connection(h exchange.Header) (listed map[string]bool) {
 	h.EachToken("Connection", func(t string) {
 		var low [lowest]byte
 		l := lower(&low, t)
-		if hop[string(l)] || string(l) == "close" {
+		if classOf(l)&hop != 0 || string(l) == "close" {
 			return
 		}
 		if listed == nil {
@@ -83,40 +109,40 @@ func lower(buf *[lowest]byte, name string) []byte {
 // X_Yumen_User would be X-Yumen-User to them.
 func cleanName(name string) bool {
 	for i := 0; i < len(name); i++ {
-		c := name[i]
-		if l := c | 0x20; (l < 'a' || l > 'z') && (c < '0' || c > '9') && c != '-' {
+		if !nameByte[name[i]] {
 			return false
 		}
 	}
 	return name != ""
 }
 
-func cleanValue(v string) bool {
-	for i := 0; i < len(v); i++ {
-		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
+var nameByte = func() (t [256]bool) {
+	for _, c := range []byte("-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+		t[c] = true
 	}
-	return true
-}
+	return t
+}()
 
-// forwardable returns the fields of a request that go on to the upstream. The
-// list is built anew: what the client names in Connection is dropped from its
-// own fields, and can never touch those that the gateway adds afterwards.
-func forwardable(h exchange.Header, extra int) exchange.Header {
+// cleanValue reports whether v has no control character but tabs.
+func cleanValue(v string) bool { return !exchange.HasControl(v) }
+
+// forwardable appends to out the fields of a request that go on to the
+// upstream. The list is built anew: what the client names in Connection is
+// dropped from its own fields, and can never touch those that the gateway adds
+// afterwards.
+func forwardable(out, h exchange.Header) exchange.Header {
 	listed := connection(h)
-	out := make(exchange.Header, 0, len(h)+extra)
-	var cookies []string
+	var few [16]string
+	cookies := few[:0]
 	var low [lowest]byte
-	for _, f := range h {
-		l := lower(&low, f.Name)
-		switch {
-		case hop[string(l)], spoofed(l), listed[string(l)]:
-		case notForwarded[string(l)]:
-		case string(l) == "cookie":
-			cookies = appendCookies(cookies, f.Value)
+	for i := range h {
+		l := lower(&low, h[i].Name)
+		switch c := classOf(l); {
+		case c&notRequest != 0, listed[string(l)]:
+		case c&cookie != 0:
+			cookies = appendCookies(cookies, h[i].Value)
 		default:
-			out = append(out, f)
+			out = append(out, h[i])
 		}
 	}
 	if len(cookies) > 0 {
@@ -147,31 +173,27 @@ func forwardableTrailers(names []string) []string {
 	for _, n := range names {
 		var low [lowest]byte
 		l := lower(&low, n)
-		if cleanName(n) && !hop[string(l)] && !spoofed(l) && !trailerForbidden[string(l)] {
+		if cleanName(n) && classOf(l)&notTrailing == 0 {
 			out = append(out, n)
 		}
 	}
 	return out
 }
 
-var trailerForbidden = set("host", "content-length", "content-type", "content-encoding", "content-range", "cookie", "set-cookie",
-	"authorization", "cache-control", "expect", "max-forwards", "pragma", "range", "via", "location")
-
-// answerable returns the fields of an upstream's answer that go to the client:
-// nothing of the hop, none of the gateway's cookies and names.
-func answerable(h exchange.Header) exchange.Header {
+// answerable appends to out the fields of an upstream's answer that go to the
+// client: nothing of the hop, none of the gateway's cookies and names.
+func answerable(out, h exchange.Header) exchange.Header {
 	listed := connection(h)
-	out := make(exchange.Header, 0, len(h)+4)
 	var low [lowest]byte
-	for _, f := range h {
-		l := lower(&low, f.Name)
-		switch {
-		case hop[string(l)], listed[string(l)], string(l) == "content-length", string(l) == "x-request-id", hasPrefix(l, "x-yumen-"):
-		case string(l) == "set-cookie" && ownCookie(cookieName(f.Value)):
-		case string(l) == "clear-site-data" && strings.Contains(strings.ToLower(f.Value), "cookies"):
+	for i := range h {
+		l := lower(&low, h[i].Name)
+		switch c := classOf(l); {
+		case c&notAnswer != 0, listed[string(l)]:
+		case c&setCookie != 0 && ownCookie(cookieName(h[i].Value)):
+		case c&clearsSite != 0 && strings.Contains(strings.ToLower(h[i].Value), "cookies"):
 			// It would take the gateway's own cookie away, too.
 		default:
-			out = append(out, f)
+			out = append(out, h[i])
 		}
 	}
 	return out

@@ -9,13 +9,14 @@ import (
 
 // rewrite builds the fields of the upstream's request: what may pass of the
 // client's, then what the gateway alone says.
-func (p *Proxy) rewrite(x *Exchange) (exchange.Header, error) {
-	h := forwardable(x.Header, 12)
-	h.Add("X-Forwarded-For", x.Conn.Remote.Addr().Unmap().String())
+// They are appended to h.
+func (p *Proxy) rewrite(h exchange.Header, x *Exchange) (exchange.Header, error) {
+	h = forwardable(h, x.Header)
+	h.Add("X-Forwarded-For", x.Conn.AddressText())
 	h.Add("X-Forwarded-Proto", "https")
 	h.Add("X-Forwarded-Host", publicHost(x))
 	h.Add("X-Request-Id", x.ID)
-	h.Add("Via", viaValue(x, p.via()))
+	h.Add("Via", p.viaValue(x))
 	if !x.Public && x.App.Origin {
 		f := &x.Facts
 		h.Add("X-Yumen-User", f.UserID)
@@ -23,7 +24,7 @@ func (p *Proxy) rewrite(x *Exchange) (exchange.Header, error) {
 		h.Add("X-Yumen-App", x.App.ID)
 		h.Add("X-Yumen-Session", f.SessionID)
 		h.Add("X-Yumen-Level", strconv.Itoa(f.Level))
-		token, err := p.assertion.token(f, x.App.ID)
+		token, err := p.assertion.token(f, x.App.ID, x.Start)
 		if err != nil {
 			return nil, err
 		}
@@ -38,13 +39,19 @@ func publicHost(x *Exchange) string {
 	if x.Port == "" || x.Port == "443" {
 		return x.Host
 	}
+	if len(x.Authority) == len(x.Host)+1+len(x.Port) && strings.HasPrefix(x.Authority, x.Host) {
+		return x.Authority
+	}
 	return x.Host + ":" + x.Port
 }
 
-func viaValue(x *Exchange, ours string) string {
-	version := "1.1 "
+func (p *Proxy) viaValue(x *Exchange) string {
+	ours := p.via
 	if x.Carrier == exchange.H2 || x.Conn.ALPN == "h2" {
-		version = "2 "
+		ours = p.via2
 	}
-	return strings.Join(append(x.Header.Values("Via"), version+ours), ", ")
+	if !x.Header.Has("Via") {
+		return ours
+	}
+	return strings.Join(append(x.Header.Values("Via"), ours), ", ")
 }

@@ -35,7 +35,7 @@ func live(t *testing.T, f *fixture, apps ...string) (*access.Access, func(apps .
 	}
 	grant(apps...)
 	f.p.gate = liveGate{a}
-	f.p.SetApps(f.p.site.Load().apps)
+	f.p.SetApps(f.p.site.Load().registry)
 	return a, grant
 }
 

@@ -3,6 +3,8 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -44,6 +46,30 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return m, nil
+}
+
+// counters remember the counters of one application's requests by status; the
+// usual ones have a place each.
+type counters [31]atomic.Pointer[counter]
+
+type counter struct {
+	prometheus.Counter
+	status int
+}
+
+// of returns the counter of app and status.
+func (c *counters) of(m *metrics, app string, status int) prometheus.Counter {
+	place := &c[uint(status)%uint(len(c))]
+	if n := place.Load(); n != nil && n.status == status {
+		return n.Counter
+	}
+	label := "none"
+	if status != 0 {
+		label = strconv.Itoa(status)
+	}
+	n := m.requests.WithLabelValues(app, label)
+	place.Store(&counter{n, status})
+	return n
 }
 
 // register registers *c, or takes the collector that is registered already:

@@ -153,13 +153,31 @@ type Proxy struct {
 	watch     *watch.Watch
 	assertion *assertions
 	metrics   *metrics
+	mark      string // of the gateway, in Via
+	via       string // what we add to Via
+	via2      string // for HTTP/2
 }
 
 // site is what one configuration of the applications gives.
 type site struct {
-	apps    *apps.Registry
-	handles map[string]access.App
-	engine  *upstream.Engine
+	registry *apps.Registry
+	apps     map[*apps.App]*served
+	none     counters // of requests to no application
+	engine   *upstream.Engine
+}
+
+// served is what the walk has of one application.
+type served struct {
+	handle   access.App
+	counters counters
+}
+
+// counted returns the counter of a request to a, which may be nil.
+func (s *site) counted(m *metrics, a *apps.App, status int) prometheus.Counter {
+	if a == nil {
+		return s.none.of(m, "none", status)
+	}
+	return s.apps[a].counters.of(m, a.ID, status)
 }
 
 // New returns a proxy that serves nothing before [Proxy.Run].
@@ -190,7 +208,8 @@ func build(cfg Config, g gate) (*Proxy, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Proxy{cfg: cfg, gate: g, watch: watch.New()}
+	p := &Proxy{cfg: cfg, gate: g, watch: watch.New(), mark: "yumen-" + cfg.GatewayID}
+	p.via, p.via2 = "1.1 "+p.mark, "2 "+p.mark
 	var err error
 	if p.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("build proxy: %w", err)
@@ -231,9 +250,9 @@ func newHTTP2(p *Proxy) http2Server {
 // SetApps replaces the applications, for requests that come from now on, on
 // old connections too. Requests in flight end as they began.
 func (p *Proxy) SetApps(r *apps.Registry) {
-	s := &site{apps: r, handles: map[string]access.App{}}
+	s := &site{registry: r, apps: map[*apps.App]*served{}}
 	for _, a := range r.All() {
-		s.handles[a.ID] = p.gate.app(a.ID)
+		s.apps[a] = &served{handle: p.gate.app(a.ID)}
 	}
 	s.engine = upstream.New(upstream.Config{
 		Dial: r.Dial, AnswerTimeout: p.cfg.Limits.AnswerTimeout, IdleTimeout: p.cfg.Limits.UpstreamIdle,

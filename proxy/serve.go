@@ -33,8 +33,8 @@ import (
 func (p *Proxy) serve(x *Exchange) (err error) {
 	defer p.contain(x, &err)
 	p.metrics.inFlight.Inc()
-	defer p.finish(x)
 	s := p.site.Load()
+	defer p.finish(x, s)
 
 	x.ID = newRequestID()
 	if err := p.route(x, s); err != nil { // 1
@@ -55,7 +55,7 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 		return p.deny(x, denied(why, ""))
 	}
 	x.Facts = facts
-	l, no := p.gate.acquire(facts, s.handles[x.App.ID], &policy.Request{ // 3
+	l, no := p.gate.acquire(facts, s.apps[x.App].handle, &policy.Request{ // 3
 		Remote: x.Conn.Remote.Addr(), Protocol: x.Conn.Protocol,
 		Method: x.Method, Path: x.Path,
 	}, carrier{x})
@@ -96,7 +96,7 @@ func (p *Proxy) route(x *Exchange, s *site) error {
 	if err := checkUpgrade(x); err != nil {
 		return err
 	}
-	if x.App = s.apps.Host(x.Host); x.App != nil {
+	if x.App = s.registry.Host(x.Host); x.App != nil {
 		x.Public = public(x.App, x.Path)
 	}
 	return nil
@@ -107,41 +107,45 @@ func (p *Proxy) checkFields(x *Exchange) error {
 	if len(x.Header) > p.cfg.Limits.HeaderFields {
 		return denied(reason.HeaderTooLarge, fmt.Sprintf("%d fields", len(x.Header)))
 	}
-	total, lengths := len(x.Target)+len(x.Authority), 0
-	for _, f := range x.Header {
+	total, lengths, looped := len(x.Target)+len(x.Authority), 0, false
+	for i := range x.Header {
+		f := &x.Header[i]
 		total += len(f.Name) + len(f.Value) + 4
 		switch {
 		case !cleanName(f.Name):
 			return denied(reason.HeaderRefused, "field name "+f.Name)
 		case !cleanValue(f.Value):
 			return denied(reason.HeaderRefused, "field value of "+f.Name)
-		case strings.EqualFold(f.Name, "Host") && f.Value != x.Authority:
+		case f.Is("Host") && f.Value != x.Authority:
 			return denied(reason.RequestMalformed, "Host and :authority differ")
-		case strings.EqualFold(f.Name, "Content-Length"):
+		case f.Is("Content-Length"):
 			if lengths++; lengths > 1 || f.Value != strconv.FormatInt(x.Length, 10) {
 				return denied(reason.RequestMalformed, "Content-Length is not the body's")
 			}
-		case strings.EqualFold(f.Name, "Transfer-Encoding"):
+		case f.Is("Transfer-Encoding"):
 			return denied(reason.RequestMalformed, "Transfer-Encoding") // the front end takes the one that frames
-		case strings.EqualFold(f.Name, "Expect") && !strings.EqualFold(f.Value, "100-continue"):
+		case f.Is("Expect") && !strings.EqualFold(f.Value, "100-continue"):
 			return denied(reason.HeaderRefused, "Expect")
+		case f.Is("Via") && strings.Contains(f.Value, p.mark):
+			looped = true
 		}
 	}
 	if total > p.cfg.Limits.HeaderBytes {
 		return denied(reason.HeaderTooLarge, fmt.Sprintf("%d bytes", total))
 	}
-	if strings.Contains(strings.Join(x.Header.Values("Via"), ","), p.via()) {
+	if looped {
 		return denied(reason.LoopDetected, "Via")
 	}
 	return nil
 }
 
-// via is the gateway's mark in Via.
-func (p *Proxy) via() string { return "yumen-" + p.cfg.GatewayID }
-
 // checkHost wants one host, the same as the handshake's server name, so that
 // the certificate, the route and the policy speak of one application.
 func (p *Proxy) checkHost(x *Exchange) error {
+	if known := x.Conn.Authority(); known != nil && known.Sent == x.Authority {
+		x.Host, x.Port = known.Host, known.Port
+		return nil
+	}
 	var err error
 	if x.Host, x.Port, err = parseAuthority(x.Authority); err != nil {
 		if errors.Is(err, errHostAddress) {
@@ -155,11 +159,10 @@ func (p *Proxy) checkHost(x *Exchange) error {
 		if !p.cfg.AllowNoSNI && x.Conn.Protocol != policy.TLCP {
 			return denied(reason.HostMismatch, "no server name")
 		}
-		return nil
-	}
-	if sni, err := apps.CanonicalHost(x.Conn.SNI); err != nil || sni != x.Host {
+	} else if sni, err := apps.CanonicalHost(x.Conn.SNI); err != nil || sni != x.Host {
 		return denied(reason.HostMismatch, "server name "+x.Conn.SNI)
 	}
+	x.Conn.SetAuthority(&exchange.Authority{Sent: strings.Clone(x.Authority), Host: strings.Clone(x.Host), Port: strings.Clone(x.Port)})
 	return nil
 }
 
@@ -204,16 +207,16 @@ func (p *Proxy) handler(x *Exchange) http.Handler {
 }
 
 // finish counts the request.
-func (p *Proxy) finish(x *Exchange) {
+func (p *Proxy) finish(x *Exchange, s *site) {
 	p.metrics.inFlight.Dec()
-	app := "none"
-	if x.App != nil {
-		app = x.App.ID
-	}
-	p.metrics.requests.WithLabelValues(app, statusLabel(x.Status)).Inc()
+	s.counted(p.metrics, x.App, x.Status).Inc()
 	p.metrics.duration.Observe(p.cfg.Now().Sub(x.Start).Seconds())
-	p.metrics.in.Add(float64(x.BytesIn.Load()))
-	p.metrics.out.Add(float64(x.BytesOut.Load()))
+	if n := x.BytesIn.Load(); n > 0 {
+		p.metrics.in.Add(float64(n))
+	}
+	if n := x.BytesOut.Load(); n > 0 {
+		p.metrics.out.Add(float64(n))
+	}
 }
 
 // contain keeps a panic inside its request (R22): the gateway and the other

@@ -92,7 +92,7 @@ func TestOfflineApplication(t *testing.T) {
 	if res, body := do(t, c, "GET", "https://"+host+"/", nil, nil); res.StatusCode != 503 || !strings.Contains(body, "YM-502") {
 		t.Errorf("%d %s", res.StatusCode, body)
 	}
-	f.p.site.Load().apps.ID("APP00000001").SetOnline(time.Now().Add(time.Minute))
+	f.p.site.Load().registry.ID("APP00000001").SetOnline(time.Now().Add(time.Minute))
 	if res, _ := do(t, c, "GET", "https://"+host+"/", nil, nil); res.StatusCode != 200 {
 		t.Errorf("online: %d", res.StatusCode)
 	}

@@ -61,7 +61,7 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 		res.Header.Get("Sec-WebSocket-Accept") != webSocketAccept(x.Header.Get("Sec-WebSocket-Key")) {
 		return p.deny(x, denied(reason.UpstreamBadResponse, "101 that does not answer the handshake"))
 	}
-	h := answerable(res.Header)
+	h := answerable(nil, res.Header)
 	h.Add("Connection", "Upgrade")
 	h.Add("Upgrade", "websocket")
 	h.Add("X-Request-Id", x.ID)

@@ -39,6 +39,9 @@ func New() *Watch {
 	return w
 }
 
+// Now returns the time since Run began, at its last look.
+func (w *Watch) Now() time.Duration { return time.Duration(w.now.Load()) }
+
 // Add makes w look at a. ring is called on the watch's goroutine and must not
 // block; it may come a moment after a Disarm that reports false.
 func (w *Watch) Add(a *Alarm, ring func()) {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/yumen-zt/yumen/access/policy"
 )
@@ -19,7 +20,38 @@ type Conn struct {
 	ALPN     string            // "h2", "http/1.1" or empty
 	Peer     *x509.Certificate // the leaf that proved its key, verified; nil: none
 	Remote   netip.AddrPort    // the client; behind a trusted forwarder, the one that it names
+
+	texts     atomic.Pointer[texts]
+	authority atomic.Pointer[Authority]
 }
+
+// texts are the client's address as text, which every request needs.
+type texts struct{ remote, address string }
+
+func (c *Conn) text() *texts {
+	t := c.texts.Load()
+	if t == nil {
+		t = &texts{c.Remote.String(), c.Remote.Addr().Unmap().String()}
+		c.texts.Store(t)
+	}
+	return t
+}
+
+// RemoteText returns Remote as text.
+func (c *Conn) RemoteText() string { return c.text().remote }
+
+// AddressText returns the client's address as text, without its port.
+func (c *Conn) AddressText() string { return c.text().address }
+
+// Authority is the reading of a Host field or an :authority that was good on a
+// connection. The next request mostly has the same.
+type Authority struct{ Sent, Host, Port string }
+
+// Authority returns what was put last, or nil.
+func (c *Conn) Authority() *Authority { return c.authority.Load() }
+
+// SetAuthority keeps a.
+func (c *Conn) SetAuthority(a *Authority) { c.authority.Store(a) }
 
 // Raw returns the connection at the bottom, below TLS and wrappers.
 func (c *Conn) Raw() net.Conn {

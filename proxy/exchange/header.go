@@ -2,17 +2,50 @@ package exchange
 
 import "strings"
 
+// HasControl reports a control character other than a tab: no field value may
+// hold one.
+func HasControl[T string | []byte](v T) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for len(v) >= 8 {
+		// Eight bytes at once: bytes below 0x20 or equal to 0x7f set their top bit.
+		// Bytes of 0x80 and more may, too; those and tabs go the slow way.
+		w := uint64(v[0]) | uint64(v[1])<<8 | uint64(v[2])<<16 | uint64(v[3])<<24 |
+			uint64(v[4])<<32 | uint64(v[5])<<40 | uint64(v[6])<<48 | uint64(v[7])<<56
+		if ((w-0x20*ones)|(w+ones)|w)&tops != 0 && slowControl(v[:8]) {
+			return true
+		}
+		v = v[8:]
+	}
+	return slowControl(v)
+}
+
+func slowControl[T string | []byte](v T) bool {
+	for i := range len(v) {
+		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
 // Field is one header field.
 type Field struct{ Name, Value string }
+
+// Is reports whether the field is called name.
+func (f *Field) Is(name string) bool { return same(f.Name, name) }
 
 // Header is an ordered list of fields. Names keep the spelling in which they
 // came; they are compared without case.
 type Header []Field
 
+// same compares two names without regard to case. Names have no letters beyond
+// ASCII, so that other lengths are other names.
+func same(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+
 // Get returns the first value of name, or "".
 func (h Header) Get(name string) string {
 	for i := range h {
-		if strings.EqualFold(h[i].Name, name) {
+		if same(h[i].Name, name) {
 			return h[i].Value
 		}
 	}
@@ -20,10 +53,12 @@ func (h Header) Get(name string) string {
 }
 
 // Values returns every value of name.
-func (h Header) Values(name string) []string {
-	var out []string
+func (h Header) Values(name string) []string { return h.AppendValues(nil, name) }
+
+// AppendValues appends every value of name to out.
+func (h Header) AppendValues(out []string, name string) []string {
 	for i := range h {
-		if strings.EqualFold(h[i].Name, name) {
+		if same(h[i].Name, name) {
 			out = append(out, h[i].Value)
 		}
 	}
@@ -33,7 +68,7 @@ func (h Header) Values(name string) []string {
 // Has reports whether there is a field called name.
 func (h Header) Has(name string) bool {
 	for i := range h {
-		if strings.EqualFold(h[i].Name, name) {
+		if same(h[i].Name, name) {
 			return true
 		}
 	}
@@ -47,7 +82,7 @@ func (h *Header) Add(name, value string) { *h = append(*h, Field{name, value}) }
 // list, holds token without regard to case.
 func (h Header) HasToken(name, token string) bool {
 	found := false
-	h.EachToken(name, func(t string) { found = found || strings.EqualFold(t, token) })
+	h.EachToken(name, func(t string) { found = found || same(t, token) })
 	return found
 }
 
@@ -55,7 +90,7 @@ func (h Header) HasToken(name, token string) bool {
 // comma-separated list.
 func (h Header) EachToken(name string, f func(string)) {
 	for i := range h {
-		if !strings.EqualFold(h[i].Name, name) {
+		if !same(h[i].Name, name) {
 			continue
 		}
 		for t := range strings.SplitSeq(h[i].Value, ",") {
@@ -70,7 +105,7 @@ func (h Header) EachToken(name string, f func(string)) {
 // is one.
 func (h Header) Cookie(name string) (string, bool) {
 	for i := range h {
-		if !strings.EqualFold(h[i].Name, "Cookie") {
+		if !same(h[i].Name, "Cookie") {
 			continue
 		}
 		for c := range strings.SplitSeq(h[i].Value, ";") {

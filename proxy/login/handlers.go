@@ -64,7 +64,7 @@ func (l *Login) start(w http.ResponseWriter, r *http.Request) {
 	}
 	fresh := q.Get("fresh") != ""
 	if c, err := r.Cookie(cookieSite); err == nil && !fresh {
-		if s, why := l.openSession(forSite, l.cfg.Host, c.Value); why == reason.OK {
+		if s, why := l.openSession(forSite, l.cfg.Host, c.Value, l.cfg.Now()); why == reason.OK {
 			http.Redirect(w, r, l.handOverURL(r, s, a), http.StatusSeeOther)
 			return
 		}
@@ -259,7 +259,7 @@ func (l *Login) logout(w http.ResponseWriter, r *http.Request) {
 		to.Host += ":" + port
 	}
 	if c, err := r.Cookie(cookieSession); err == nil {
-		if s, why := l.openSession(forSession, host, c.Value); why == reason.OK {
+		if s, why := l.openSession(forSession, host, c.Value, l.cfg.Now()); why == reason.OK {
 			l.audit(r, audit.Logout, s.user, s.id, reason.LoggedOut, "")
 			if l.cfg.Ended != nil {
 				l.cfg.Ended(s.id, s.expiry)
@@ -307,7 +307,7 @@ func (l *Login) mayLeave(r *http.Request, token string) bool {
 	if err != nil {
 		return true
 	}
-	s, why := l.openSession(forSite, l.cfg.Host, c.Value)
+	s, why := l.openSession(forSite, l.cfg.Host, c.Value, l.cfg.Now())
 	if why != reason.OK {
 		return true
 	}

@@ -182,8 +182,8 @@ func (l *Login) Close() { l.provider.client.CloseIdleConnections() }
 func (l *Login) Host() string { return l.cfg.Host }
 
 // Session returns the facts that the session cookie of an application's host
-// proves. cookies are the values of the request's Cookie fields.
-func (l *Login) Session(host string, cookies []string) (policy.Facts, reason.Reason) {
+// proves at now. cookies are the values of the request's Cookie fields.
+func (l *Login) Session(host string, cookies []string, now time.Time) (policy.Facts, reason.Reason) {
 	value := ""
 	for _, line := range cookies {
 		for part := range strings.SplitSeq(line, ";") {
@@ -200,7 +200,7 @@ func (l *Login) Session(host string, cookies []string) (policy.Facts, reason.Rea
 	if value == "" {
 		return policy.Facts{}, reason.LoginRequired
 	}
-	s, r := l.openSession(forSession, host, value)
+	s, r := l.openSession(forSession, host, value, now)
 	if r != reason.OK {
 		return policy.Facts{}, r
 	}
@@ -210,7 +210,7 @@ func (l *Login) Session(host string, cookies []string) (policy.Facts, reason.Rea
 	}, reason.OK
 }
 
-func (l *Login) openSession(p purpose, host, value string) (session, reason.Reason) {
+func (l *Login) openSession(p purpose, host, value string, now time.Time) (session, reason.Reason) {
 	s, known := l.opened.get(p, host, value)
 	if !known {
 		b, err := l.sealer.open(p, host, value)
@@ -219,7 +219,7 @@ func (l *Login) openSession(p purpose, host, value string) (session, reason.Reas
 		}
 		l.opened.put(p, host, value, s)
 	}
-	if !l.cfg.Now().Before(s.expiry) {
+	if !now.Before(s.expiry) {
 		return s, reason.SessionExpired
 	}
 	return s, reason.OK

@@ -244,7 +244,7 @@ func (b *browser) session(host string) (id, user string, why reason.Reason) {
 	for k, v := range b.cookies[name] {
 		lines = append(lines, k+"="+v)
 	}
-	f, why := b.s.login.Session(name, lines)
+	f, why := b.s.login.Session(name, lines, b.s.now)
 	return f.SessionID, f.UserID, why
 }
 
@@ -259,7 +259,7 @@ func TestGCR002_M154_M157_M183_SignInOnceForTwoApplications(t *testing.T) {
 	if why != reason.OK || user != "USR00000001" || len(id) != 12 {
 		t.Fatalf("session %q of %q, %s", id, user, why)
 	}
-	f, _ := s.login.Session("app.example", []string{cookieSession + "=" + b.cookies["app.example"][cookieSession]})
+	f, _ := s.login.Session("app.example", []string{cookieSession + "=" + b.cookies["app.example"][cookieSession]}, s.now)
 	if f.Level != 2 || f.Factors.String() != "1,4" || !f.Browser || s.now.Sub(f.AuthTime) > 10*time.Second {
 		t.Errorf("facts %+v: level, factors and time come from acr, amr and auth_time", f)
 	}
@@ -298,19 +298,19 @@ func TestGCR002_M186_CookiesAreGuardedAndBound(t *testing.T) {
 		}
 	}
 	cookie := b.cookies["app.example"][cookieSession]
-	if _, why := s.login.Session("b.example", []string{cookieSession + "=" + cookie}); why != reason.CookieInvalid {
+	if _, why := s.login.Session("b.example", []string{cookieSession + "=" + cookie}, s.now); why != reason.CookieInvalid {
 		t.Errorf("another application's host took the cookie: %s", why)
 	}
-	if _, why := s.login.Session("app.example", []string{cookieSession + "=" + b.cookies["login.example"][cookieSite]}); why != reason.CookieInvalid {
+	if _, why := s.login.Session("app.example", []string{cookieSession + "=" + b.cookies["login.example"][cookieSite]}, s.now); why != reason.CookieInvalid {
 		t.Errorf("the site cookie passed as a session: %s", why)
 	}
-	if _, why := s.login.Session("app.example", []string{cookieSession + "=" + cookie + "; " + cookieSession + "=x"}); why != reason.CookieInvalid {
+	if _, why := s.login.Session("app.example", []string{cookieSession + "=" + cookie + "; " + cookieSession + "=x"}, s.now); why != reason.CookieInvalid {
 		t.Errorf("two sessions at once: %s", why)
 	}
 	for i := range cookie {
 		forged := []byte(cookie)
 		forged[i] ^= 1
-		if _, why := s.login.Session("app.example", []string{cookieSession + "=" + string(forged)}); why == reason.OK {
+		if _, why := s.login.Session("app.example", []string{cookieSession + "=" + string(forged)}, s.now); why == reason.OK {
 			t.Errorf("character %d may be changed", i)
 		}
 	}

@@ -2,7 +2,6 @@ package message
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"io"
 	"strings"
@@ -151,7 +150,7 @@ func (h *Head) line(b []byte, off int, first bool) (done bool, err error) {
 	case b[0] == ' ' || b[0] == '\t':
 		return false, ErrFold
 	case colon == 0 || colon == len(b) || b[colon] != ':':
-		if hasControl(b) {
+		if exchange.HasControl(b) {
 			return false, ErrByte
 		}
 		return false, ErrField
@@ -163,53 +162,25 @@ func (h *Head) line(b []byte, off int, first bool) (done bool, err error) {
 	for e > v && (b[e-1] == ' ' || b[e-1] == '\t') {
 		e--
 	}
-	if hasControl(b[v:e]) {
+	if exchange.HasControl(b[v:e]) {
 		return false, ErrByte
 	}
 	h.lines = append(h.lines, mark{int32(off), int32(off + colon), int32(off + v), int32(off + e)})
 	return false, h.special(b[:colon], b[v:e])
 }
 
-// hasControl reports a control character other than a tab.
-func hasControl(b []byte) bool {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	for len(b) >= 8 {
-		// Eight bytes at once: bytes below 0x20 or equal to 0x7f set their top bit.
-		// Bytes of 0x80 and more may, too; those and tabs go the slow way.
-		v := binary.LittleEndian.Uint64(b)
-		if ((v-0x20*ones)|(v+ones)|v)&tops != 0 && slowControl(b[:8]) {
-			return true
-		}
-		b = b[8:]
-	}
-	return slowControl(b)
-}
-
-func slowControl(b []byte) bool {
-	for _, c := range b {
-		if controlByte[c] {
-			return true
-		}
-	}
-	return false
-}
-
-var tokenByte, controlByte [256]bool
+var tokenByte [256]bool
 
 func init() {
 	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
 		tokenByte[c] = true
 	}
-	for c := range 0x20 {
-		controlByte[c] = c != '\t'
-	}
-	controlByte[0x7f] = true
 }
 
 // firstLine checks the request line or the status line. Where its parts are is
 // noted as a mark: method and target, or the status alone.
 func (h *Head) firstLine(b []byte) error {
-	if hasControl(b) {
+	if exchange.HasControl(b) {
 		return ErrByte
 	}
 	if h.answer {

@@ -16,9 +16,11 @@ func AppendField(b []byte, name, value string) []byte {
 	b = append(b, ": "...)
 	from := len(b)
 	b = append(b, value...)
-	for i, c := range b[from:] {
-		if controlByte[c] {
-			b[from+i] = ' '
+	if exchange.HasControl(value) {
+		for i, c := range b[from:] {
+			if c < ' ' && c != '\t' || c == 0x7f {
+				b[from+i] = ' '
+			}
 		}
 	}
 	return append(b, "\r\n"...)

@@ -32,8 +32,8 @@ type conn struct {
 	aborted atomic.Bool
 	timeout atomic.Bool // by late
 
-	since  time.Time // put into the pool
-	silent bool      // nothing has come since the request
+	since  time.Duration // put into the pool, by the watch
+	silent bool          // nothing has come since the request
 }
 
 func newConn(e *Engine, u *apps.Upstream, raw net.Conn) *conn {

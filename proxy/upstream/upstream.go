@@ -90,10 +90,10 @@ func (e *Engine) CloseIdle() {
 func (e *Engine) closeOld() {
 	var old []*conn
 	e.mu.Lock()
-	limit := time.Now().Add(-e.cfg.IdleTimeout)
+	limit := e.cfg.Watch.Now() - e.cfg.IdleTimeout
 	for u, conns := range e.idle {
 		n := 0
-		for n < len(conns) && conns[n].since.Before(limit) {
+		for n < len(conns) && conns[n].since < limit {
 			n++
 		}
 		old = append(old, conns[:n]...)
@@ -133,7 +133,7 @@ func (e *Engine) take(u *apps.Upstream) *conn {
 
 // keep puts c into the pool, or closes it.
 func (e *Engine) keep(c *conn) {
-	c.since = time.Now()
+	c.since = e.cfg.Watch.Now()
 	e.mu.Lock()
 	full := e.closed || len(e.idle[c.u]) >= maxIdle
 	if !full {

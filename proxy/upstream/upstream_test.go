@@ -85,12 +85,11 @@ func (stuck) Close() error        { select {} }
 
 // The sweep is on the goroutine that all alarms ring on: it waits for nobody.
 func TestTheSweepDoesNotWaitForUpstreams(t *testing.T) {
-	e := New(Config{AnswerTimeout: time.Second, IdleTimeout: time.Nanosecond, Watch: watch.New()})
+	e := New(Config{AnswerTimeout: time.Second, IdleTimeout: -time.Nanosecond, Watch: watch.New()})
 	u := new(apps.Upstream)
 	for _, sweep := range []func(){e.closeOld, e.CloseIdle} {
 		here, there := net.Pipe()
 		e.keep(newConn(e, u, stuck{here}))
-		time.Sleep(time.Millisecond) // longer than the idle timeout
 		sweep()
 		if _, err := there.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("the connection is open: %v", err)
