@@ -165,7 +165,7 @@ type Status struct {
 	CarrierWhy  string     `json:"carrierReason,omitempty"` // the setting that chose it
 	Since       *time.Time `json:"since,omitempty"`         // of the tunnel
 	Renewed     *time.Time `json:"renewed,omitempty"`       // last accepted Table 14
-	Permit      string     `json:"permit,omitempty"`        // how the first packet got in: open, or knock
+	Permit      string     `json:"permit,omitempty"`        // how the first packet got in: open, knock, syn, initial or home
 	Fault       string     `json:"fault,omitempty"`         // why there is no tunnel
 
 	ControlConnected bool       `json:"controlConnected"`

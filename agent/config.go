@@ -18,6 +18,7 @@ import (
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/clock"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
+	"github.com/yumen-zt/yumen/tunnel/spa"
 )
 
 // Config is what an agent needs. The zero value of an optional field selects
@@ -29,6 +30,7 @@ type Config struct {
 	Control         string                 `yaml:"control"`           // https base URL of the control center; required; `yumen enroll` writes it
 	Crypto          profile.Config         `yaml:"crypto"`            // profile: gm, mixed (default: own links run over TLCP) or intl
 	Carrier         string                 `yaml:"carrier"`           // of tunnels: tlcp or tls; default: tlcp, with the profile intl tls
+	Permit          []spa.Way              `yaml:"permit"`            // how first packets show a gateway's permit over TCP, in the order they are tried: syn, knock; default knock
 	User            string                 `yaml:"user"`              // userId that `agent login` offers; optional
 	SOCKS5          []string               `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
 	HTTPConnect     []string               `yaml:"http_connect"`      // loopback addresses; default none
@@ -160,6 +162,9 @@ func (c *Config) Validate() error {
 	}
 	if err := c.Outbox.Validate("outbox."); err != nil {
 		errs = append(errs, err)
+	}
+	if err := spa.CheckWays(c.Permit); err != nil {
+		fault("permit", "%v", err)
 	}
 	if c.User != "" && len(c.User) > 11 {
 		fault("user", "%d characters, at most 11 (Table 16)", len(c.User))

@@ -54,7 +54,7 @@ func (a *Agent) connectParts() error {
 	}
 	a.link, a.dialer = link, c.Dialer
 	if a.dialer == nil {
-		if a.dialer, err = newGatewayDialer(keys, a.id, c.carrier() == carrier.NameTLCP, c.Now); err != nil {
+		if a.dialer, err = newGatewayDialer(keys, a.id, c.carrier() == carrier.NameTLCP, c.Permit, c.Now); err != nil {
 			return err
 		}
 	}
@@ -124,8 +124,8 @@ type gatewayDialer struct {
 	permits  *permits
 }
 
-func newGatewayDialer(keys *keystore.Store, id Identity, tlcp bool, now func() time.Time) (*gatewayDialer, error) {
-	permits := &permits{dial: spa.Dialer{Now: now}}
+func newGatewayDialer(keys *keystore.Store, id Identity, tlcp bool, ways []spa.Way, now func() time.Time) (*gatewayDialer, error) {
+	permits := &permits{dial: spa.Dialer{Ways: ways, Now: now}}
 	channels, err := channel.New(channel.Config{
 		Dial: permits.connect,
 		Keys: keys, TLCP: tlcp, AnyName: true, ALPN: []string{carrier.ALPN}, Timeout: dialTimeout, Now: now,

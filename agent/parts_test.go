@@ -224,7 +224,7 @@ func labAgent(t testing.TB, ca *lab.CA, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.a.dialer, err = newGatewayDialer(store, r.a.id, r.a.cfg.carrier() == carrier.NameTLCP, r.a.cfg.Now); err != nil {
+	if r.a.dialer, err = newGatewayDialer(store, r.a.id, r.a.cfg.carrier() == carrier.NameTLCP, nil, r.a.cfg.Now); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -15,14 +15,11 @@ import (
 // may be called from any goroutine.
 type permits struct {
 	dial spa.Dialer
-	last atomic.Pointer[string] // how the last connection was made
+	last atomic.Pointer[spa.Way] // how the last connection was made
 }
 
-// The ways of a first packet, as the status names them.
-const (
-	openPort = "open"  // the gateway has no guard, or its port is published
-	byKnock  = "knock" // a datagram opened it
-)
+// openPort stands for a gateway without a guard, in place of a way.
+const openPort spa.Way = "open"
 
 // permitKey is the context's key of the permit for the gateway that is dialed:
 // one channel serves all gateways, and its dial function has no other argument.
@@ -43,8 +40,7 @@ func (p *permits) connect(ctx context.Context, network, addr string) (net.Conn, 
 	w, _ := ctx.Value(permitKey{}).(*wire.Permit)
 	pass, err := passOf(w)
 	if err == nil && pass != nil {
-		way = byKnock
-		c, err = p.dial.Dial(ctx, pass, addr)
+		c, way, err = p.dial.Dial(ctx, pass, addr)
 	} else if err == nil {
 		c, err = p.dial.Net.DialContext(ctx, network, addr)
 	}
@@ -63,17 +59,20 @@ func passOf(w *wire.Permit) (*spa.Pass, error) {
 	if err := w.Check(); err != nil {
 		return nil, fmt.Errorf("use the permit of the resource list: %w", err)
 	}
-	pass := &spa.Pass{Port: w.Knock}
-	for _, t := range w.Tickets {
-		pass.Tickets = append(pass.Tickets, permit.Ticket{Alias: [8]byte(t.Alias), Gate: [16]byte(t.Gate), Knock: [32]byte(t.Knock), From: t.From, Until: t.Until})
+	return &spa.Pass{Port: w.Knock, SYN: w.SYN, Tickets: ticketsOf(w.Tickets), Home: ticketsOf(w.Home)}, nil
+}
+
+func ticketsOf(list []wire.PermitTicket) (all []permit.Ticket) {
+	for _, t := range list {
+		all = append(all, permit.Ticket{Alias: [8]byte(t.Alias), Gate: [16]byte(t.Gate), Knock: [32]byte(t.Knock), From: t.From, Until: t.Until})
 	}
-	return pass, nil
+	return all
 }
 
 // Way returns how the last connection was made; empty before the first.
 func (p *permits) Way() string {
 	if w := p.last.Load(); w != nil {
-		return *w
+		return string(*w)
 	}
 	return ""
 }

@@ -38,8 +38,9 @@ type Ticket struct {
 	Key      [16]byte
 	Until    time.Duration // on the clock of [Now]
 	Port     uint16
-	Protocol uint8 // 6, 17; 0: any
-	Knock    bool  // may knock
+	Protocol uint8  // 6, 17; 0: any
+	Knock    bool   // may knock
+	Used     uint32 // counters up to this one count as used; 0: none
 }
 
 // Knock is a datagram to the knock port whose token was genuine and new.

@@ -26,6 +26,9 @@ func (g *Guard) AddTicket(t Ticket) error {
 		Key:   [2]uint64{binary.LittleEndian.Uint64(t.Key[:]), binary.LittleEndian.Uint64(t.Key[8:])},
 		Until: uint64(t.Until), Port: t.Port, Protocol: t.Protocol, Knock: bit(t.Knock),
 	}
+	if t.Used > 0 {
+		v.Window = uint64(t.Used)<<32 | 1<<32 - 1
+	}
 	err := g.maps[guardMapTickets].Update(aliasKey(t.Alias), &v, ebpf.UpdateNoExist)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("add ticket: %w (raise guard.sizes.tickets)", err)

@@ -30,13 +30,15 @@ func (s *Server) permit(gateways []wire.GatewayRef, deviceID string) {
 		if keys == nil {
 			continue
 		}
-		g.Permit = &wire.Permit{Knock: keys.Knock}
-		for _, k := range keys.Keys {
-			if !s.cfg.Now().Before(k.Until) {
-				continue
+		tickets := func(keys []wire.PermitKey) (all []wire.PermitTicket) {
+			for _, k := range keys {
+				if s.cfg.Now().Before(k.Until) {
+					t := permit.Key(k).Ticket(g.ID, deviceID)
+					all = append(all, wire.PermitTicket{Alias: t.Alias[:], Gate: t.Gate[:], Knock: t.Knock[:], From: t.From, Until: t.Until})
+				}
 			}
-			t := permit.Key(k).Ticket(g.ID, deviceID)
-			g.Permit.Tickets = append(g.Permit.Tickets, wire.PermitTicket{Alias: t.Alias[:], Gate: t.Gate[:], Knock: t.Knock[:], From: t.From, Until: t.Until})
+			return all
 		}
+		g.Permit = &wire.Permit{Knock: keys.Knock, SYN: keys.SYN, Tickets: tickets(keys.Keys), Home: tickets(keys.Home)}
 	}
 }

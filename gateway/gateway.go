@@ -245,7 +245,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 		Handlers: map[string]listen.Handler{
 			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.Tunnel: g.serveTunnel,
 		},
-		Faces: s.faces, Limits: cfg.Limits, Admit: g.guard.admit, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
+		Faces: s.faces, Limits: cfg.Limits, Admit: g.guard.admit, Token: g.guard.token, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
 		Logger: g.log, Registerer: g.registry, Now: g.now,
 	}); err != nil {
 		return err

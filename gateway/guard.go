@@ -20,6 +20,7 @@ import (
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/bpf"
 	"github.com/yumen-zt/yumen/crypto/permit"
+	"github.com/yumen-zt/yumen/gateway/listen"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -48,7 +49,7 @@ type guard struct {
 
 	on      atomic.Bool // attached
 	watch   guardWatch
-	results [3]atomic.Uint64 // knocks: opened, refused, not opened
+	results [4]atomic.Uint64 // knocks: opened, refused, not opened, opened by a long-lived key
 
 	mu      sync.Mutex
 	pending *time.Timer // guarded by mu; takes an unconfirmed guard off
@@ -99,10 +100,11 @@ func (g *Gateway) openGuard(ctx context.Context, cfg *Config) (err error) {
 	}
 	d.permits = devicePermits{
 		gatewayID: g.id, root: root, life: c.TicketLife, now: g.now, log: g.log, book: d.book, xdp: d.xdp, have: map[string][]permit.Ticket{},
-		users: map[string]map[string]struct{}{}, keys: root.Counting(g.now(), c.TicketLife),
+		users: map[string]map[string]struct{}{}, start: g.now(),
 	}
+	d.permits.keys = d.permits.counting()
 	if len(d.hidden) > 0 {
-		d.permits.port = d.hidden[0]
+		d.permits.port, d.permits.protocol = d.hidden[0], spa.TCP
 	}
 	if err := d.listen(ctx, cfg); err != nil {
 		return err
@@ -202,7 +204,7 @@ func (d *guard) serveKnocks(c net.PacketConn) {
 // every case.
 func (d *guard) knock(data []byte, from netip.AddrPort) {
 	w, alias, device, r := d.book.Knock(data)
-	if r == reason.OK && (w.Protocol != spa.TCP || !slices.Contains(d.hidden, w.Port)) {
+	if r == reason.OK && !d.opens(w) {
 		r = reason.GuardTicketPort
 	}
 	if r != reason.OK {
@@ -213,7 +215,7 @@ func (d *guard) knock(data []byte, from netip.AddrPort) {
 		return
 	}
 	source := from.Addr().Unmap()
-	ok := d.book.Open(source, w.Port, alias)
+	ok := d.book.Open(source, w, alias)
 	if d.xdp != nil {
 		if err := d.xdp.OpenPort(source, w.Port, w.Protocol, alias, spa.OpenFor); err != nil {
 			d.log.Error("port not opened", zap.Stringer("remote_addr", from), zap.Error(err))
@@ -224,24 +226,52 @@ func (d *guard) knock(data []byte, from netip.AddrPort) {
 		d.results[2].Add(1)
 		return
 	}
-	d.results[0].Add(1)
+	if d.book.Home(alias) {
+		d.results[3].Add(1)
+		d.log.Info("device comes home by its long-lived key", zap.Stringer("remote_addr", from), zap.String("device_id", device))
+	} else {
+		d.results[0].Add(1)
+	}
 	if ce := d.log.Check(zap.DebugLevel, "knock"); ce != nil {
 		ce.Write(zap.Stringer("remote_addr", from), zap.String("device_id", device), zap.Stringer("opened", w))
 	}
 }
 
+// opens reports whether a knock may open w.
+func (d *guard) opens(w spa.Wanted) bool {
+	return w.Protocol == spa.TCP && slices.Contains(d.hidden, w.Port)
+}
+
 // admit judges a connection that was accepted: where the guard runs it has
-// judged already, else hidden ports are for those who knocked.
-func (d *guard) admit(local, remote netip.AddrPort) bool {
-	if d == nil || d.on.Load() || !slices.Contains(d.hidden, local.Port()) {
-		return true
+// judged already, else hidden ports are for those who knocked, or who show a
+// token first.
+func (d *guard) admit(local, remote netip.AddrPort) listen.Admission {
+	if d == nil || !slices.Contains(d.hidden, local.Port()) {
+		return listen.Admitted
 	}
-	for _, p := range d.managed {
-		if p.Contains(remote.Addr().Unmap()) {
-			return true
-		}
+	switch known := d.on.Load() || d.manages(remote.Addr()) || d.book.Admit(remote.Addr(), spa.Wanted{Port: local.Port(), Protocol: spa.TCP}); {
+	case known && d.cfg.SYNToken:
+		return listen.MayShowToken
+	case known:
+		return listen.Admitted
+	case d.cfg.SYNToken:
+		return listen.MustShowToken
 	}
-	return d.book.Admit(remote.Addr(), local.Port())
+	return listen.Refused
+}
+
+func (d *guard) manages(a netip.Addr) bool {
+	return slices.ContainsFunc(d.managed, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) })
+}
+
+// token judges what a stream to a hidden port begins with, where the guard has
+// not.
+func (d *guard) token(local netip.AddrPort, token []byte) bool {
+	device, r := d.book.Token(token, local.Port(), spa.TCP)
+	if r != reason.OK && device != "" {
+		d.log.Info("token refused", zap.String("device_id", device), zap.Stringer("reason", r))
+	}
+	return r == reason.OK
 }
 
 // keys is what the control center makes agents' tickets of.
@@ -249,7 +279,7 @@ func (d *guard) keys() *wire.PermitKeys {
 	if d == nil || len(d.hidden) == 0 {
 		return nil
 	}
-	return d.permits.wire(uint16(d.cfg.KnockPort))
+	return d.permits.wire(uint16(d.cfg.KnockPort), d.cfg.SYNToken)
 }
 
 // changed takes over what is in force now; change is nil for a whole list.

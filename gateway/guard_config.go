@@ -28,6 +28,7 @@ type GuardConfig struct {
 	Published  []string `yaml:"published"`  // ports open for everybody, such as 443 or 443/udp
 	Management []string `yaml:"management"` // networks that reach every port of this host
 	KnockPort  int      `yaml:"knock_port"` // UDP; default 62201
+	SYNToken   bool     `yaml:"syn_token"`  // agents may show their permit in the payload of the SYN; off until the path is known to carry it
 	DHCP       bool     `yaml:"dhcp"`       // this host gets its address by DHCP on the interface
 	Ping       bool     `yaml:"ping"`       // answer echo requests
 
@@ -44,7 +45,7 @@ type GuardConfig struct {
 type GuardSizes struct {
 	Denied   int `yaml:"denied"`   // exact addresses and IPv6 /64; default 65536
 	Networks int `yaml:"networks"` // other denied networks; default 4096
-	Tickets  int `yaml:"tickets"`  // about three a device; default 65536
+	Tickets  int `yaml:"tickets"`  // about four a device; default 65536
 	Openings int `yaml:"openings"` // connections that are being opened; default 65536
 }
 
@@ -57,7 +58,7 @@ func (c *GuardConfig) complete() {
 // bpf returns the program's configuration.
 func (c *GuardConfig) bpf(log *zap.Logger) (bpf.Config, error) {
 	b := bpf.Config{
-		Interface: c.Interface, Mode: c.Mode, KnockPort: uint16(c.KnockPort), DHCP: c.DHCP, Ping: c.Ping, Rate: bpf.Rate{PerSecond: c.Rate, Burst: 2 * c.Rate},
+		Interface: c.Interface, Mode: c.Mode, KnockPort: uint16(c.KnockPort), SYNToken: c.SYNToken, DHCP: c.DHCP, Ping: c.Ping, Rate: bpf.Rate{PerSecond: c.Rate, Burst: 2 * c.Rate},
 		Sizes:  bpf.Sizes{Denied: c.Sizes.Denied, Networks: c.Sizes.Networks, Tickets: c.Sizes.Tickets, Openings: c.Sizes.Openings},
 		PinDir: c.PinDir, Logger: log,
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +28,9 @@ type devicePermits struct {
 	gatewayID string
 	root      permit.Root
 	life      time.Duration
-	port      uint16 // that a ticket opens without a knock
+	port      uint16    // that a ticket opens without a knock
+	protocol  uint8     // the same; 0: TCP and UDP
+	start     time.Time // tokens of before may have been used
 	now       func() time.Time
 	log       *zap.Logger
 	book      *spa.Book
@@ -63,10 +66,13 @@ func loadRoot(state string) (root permit.Root, err error) {
 }
 
 // wire returns what the control center makes tickets of.
-func (p *devicePermits) wire(knock uint16) *wire.PermitKeys {
-	out := &wire.PermitKeys{Knock: knock}
+func (p *devicePermits) wire(knock uint16, syn bool) *wire.PermitKeys {
+	out := &wire.PermitKeys{Knock: knock, SYN: syn}
 	for _, k := range p.root.Times(p.now(), p.life) {
 		out.Keys = append(out.Keys, wire.PermitKey(k))
+	}
+	for _, k := range p.root.Times(p.now(), permit.HomeLife) {
+		out.Home = append(out.Home, wire.PermitKey(k))
 	}
 	return out
 }
@@ -161,7 +167,7 @@ func (p *devicePermits) setLocks(locks []policy.Lock) {
 // settle makes what counts what should: first what goes, then what comes. The
 // caller holds mu.
 func (p *devicePermits) settle() {
-	p.keys = p.root.Counting(p.now(), p.life)
+	p.keys = p.counting()
 	for device := range p.have {
 		if !p.may(device) {
 			p.settleDevice(device)
@@ -170,6 +176,14 @@ func (p *devicePermits) settle() {
 	for device := range p.users {
 		p.settleDevice(device)
 	}
+}
+
+// counting returns the keys whose tickets count or soon will, long-lived ones
+// last.
+func (p *devicePermits) counting() []permit.Key {
+	now := p.now()
+	all := append(p.root.Counting(now, p.life), p.root.Counting(now, permit.HomeLife)...)
+	return slices.DeleteFunc(all, func(k permit.Key) bool { return k.From.After(now.Add(p.life)) })
 }
 
 func (p *devicePermits) may(device string) bool {
@@ -215,7 +229,7 @@ func (p *devicePermits) settleDevice(device string) {
 
 func has(all []permit.Ticket, k permit.Key) bool {
 	for _, t := range all {
-		if t.From.Equal(k.From) {
+		if t.From.Equal(k.From) && t.Until.Equal(k.Until) {
 			return true
 		}
 	}
@@ -227,10 +241,14 @@ func (p *devicePermits) add(device string, t permit.Ticket) {
 	if p.xdp == nil {
 		return
 	}
-	err := p.xdp.AddTicket(bpf.Ticket{
-		Alias: t.Alias, Key: t.Gate, Until: bpf.Now() + t.Until.Sub(p.now()), Port: p.port, Protocol: spa.TCP, Knock: true,
-	})
-	if err != nil {
+	b := bpf.Ticket{Alias: t.Alias, Key: t.Gate, Until: bpf.Now() + t.Until.Sub(p.now()), Port: p.port, Protocol: p.protocol, Knock: true}
+	if t.Home() {
+		b.Port = 0 // it knocks only
+	}
+	if p.start.After(t.From) {
+		b.Used = spa.Counter(&t, p.start)
+	}
+	if err := p.xdp.AddTicket(b); err != nil {
 		if p.failed++; p.failed == 1 {
 			p.log.Error("ticket not in force, its device stays outside", zap.String("device_id", device), zap.Error(err))
 		}

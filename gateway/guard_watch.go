@@ -177,6 +177,7 @@ type GuardStatus struct {
 	Denied      int               `json:"denied"`
 	DropRate    float64           `json:"drops_per_second"`
 	Opened      uint64            `json:"knocks_opened"`
+	Home        uint64            `json:"knocks_home"` // opened by a long-lived key
 	Refused     uint64            `json:"knocks_refused"`
 	Passed      map[string]uint64 `json:"passed"`
 	Dropped     map[string]uint64 `json:"dropped"`
@@ -188,7 +189,7 @@ func (d *guard) status() *GuardStatus {
 	}
 	s := &GuardStatus{
 		On: d.on.Load(), Interface: d.cfg.Interface, Hidden: d.hidden, Published: d.cfg.Published, Management: d.cfg.Management,
-		Opened: d.results[0].Load(), Refused: d.results[1].Load(), Passed: map[string]uint64{}, Dropped: map[string]uint64{},
+		Opened: d.results[0].Load(), Refused: d.results[1].Load(), Home: d.results[3].Load(), Passed: map[string]uint64{}, Dropped: map[string]uint64{},
 	}
 	s.Devices, s.TicketsLost = d.permits.count()
 	d.mu.Lock()
@@ -260,7 +261,7 @@ func (d *guard) Collect(ch chan<- prometheus.Metric) {
 	devices, lost := d.permits.count()
 	gauge(guardDevices, float64(devices))
 	count(guardLost, uint64(lost))
-	for i, name := range []string{"opened", "refused", "not_opened"} {
+	for i, name := range []string{"opened", "refused", "not_opened", "opened_home"} {
 		count(guardKnocks, d.results[i].Load(), name)
 	}
 	if d.xdp == nil {

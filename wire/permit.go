@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -15,7 +16,9 @@ const ExtPermit = "permit"
 // gateway's own authenticated channel only.
 type PermitKeys struct {
 	Knock uint16      `json:"knock"` // UDP port of knocks
+	SYN   bool        `json:"syn,omitempty"`
 	Keys  []PermitKey `json:"keys"`
+	Home  []PermitKey `json:"home,omitempty"` // of long-lived tickets
 }
 
 // PermitKey is one of them, as crypto/permit has it.
@@ -32,10 +35,10 @@ const maxPermits = 4 // of one gateway
 
 // Check reports what is wrong with p.
 func (p *PermitKeys) Check() error {
-	if p.Knock == 0 || len(p.Keys) == 0 || len(p.Keys) > maxPermits {
-		return fmt.Errorf("check permit keys: knock port %d, %d keys", p.Knock, len(p.Keys))
+	if p.Knock == 0 || len(p.Keys) == 0 || len(p.Keys) > maxPermits || len(p.Home) > maxPermits {
+		return fmt.Errorf("check permit keys: knock port %d, %d keys, %d long-lived", p.Knock, len(p.Keys), len(p.Home))
 	}
-	for _, k := range p.Keys {
+	for _, k := range slices.Concat(p.Keys, p.Home) {
 		if len(k.Key) != 32 || !k.From.Before(k.Until) {
 			return errors.New("check permit keys: not 32 bytes, or no time")
 		}
@@ -46,8 +49,10 @@ func (p *PermitKeys) Check() error {
 // Permit is what an agent shows to a guarded gateway: a field of [GatewayRef].
 // It is secret.
 type Permit struct {
-	Knock   uint16         `json:"knock"` // UDP port of knocks
+	Knock   uint16         `json:"knock"`         // UDP port of knocks
+	SYN     bool           `json:"syn,omitempty"` // the gateway takes a token in a SYN's payload
 	Tickets []PermitTicket `json:"tickets"`
+	Home    []PermitTicket `json:"home,omitempty"` // long-lived, for when none of the others counts
 }
 
 // String hides the keys.
@@ -67,10 +72,10 @@ func (t PermitTicket) String() string { return fmt.Sprintf("ticket %x until %s",
 
 // Check reports what is wrong with p.
 func (p *Permit) Check() error {
-	if p.Knock == 0 || len(p.Tickets) > maxPermits {
-		return fmt.Errorf("check permit: knock port %d, %d tickets", p.Knock, len(p.Tickets))
+	if p.Knock == 0 || len(p.Tickets) > maxPermits || len(p.Home) > maxPermits {
+		return fmt.Errorf("check permit: knock port %d, %d tickets, %d long-lived", p.Knock, len(p.Tickets), len(p.Home))
 	}
-	for _, t := range p.Tickets {
+	for _, t := range slices.Concat(p.Tickets, p.Home) {
 		if len(t.Alias) != 8 || t.Alias[0] < 0x80 || len(t.Gate) != 16 || len(t.Knock) != 32 {
 			return errors.New("check permit: a ticket's fields have other sizes")
 		}

@@ -38,6 +38,10 @@ type Key struct {
 // String hides the key.
 func (k Key) String() string { return fmt.Sprintf("key of permits until %s", k.Until) }
 
+// HomeLife is the time of the long-lived tickets, which agents come home with
+// whose other tickets have all expired. It is longer than any other's.
+const HomeLife = 90 * 24 * time.Hour
+
 // Times returns the keys whose time is now or comes next. A time lasts life,
 // and each key counts for a quarter of it longer, so that clocks may differ and
 // a ticket in use is not lost at the change.
@@ -80,6 +84,9 @@ type Ticket struct {
 	From  time.Time `json:"from"`
 	Until time.Time `json:"until"`
 }
+
+// Home reports whether t is a long-lived one.
+func (t *Ticket) Home() bool { return t.Until.Sub(t.From) >= HomeLife }
 
 // String hides the keys.
 func (t Ticket) String() string { return fmt.Sprintf("ticket %x until %s", t.Alias, t.Until) }

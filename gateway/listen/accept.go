@@ -52,7 +52,11 @@ func (p *Port) accept(ctx context.Context, ln net.Listener) error {
 // a byte.
 func (p *Port) admit(tcp *net.TCPConn) {
 	remote := remoteOf(tcp)
-	if p.cfg.Admit != nil && !p.cfg.Admit(localOf(tcp), remote) {
+	admission := Admitted
+	if p.cfg.Admit != nil {
+		admission = p.cfg.Admit(localOf(tcp), remote)
+	}
+	if admission == Refused {
 		p.metrics.drop(reason.GuardUnauthorized)
 		reset(tcp)
 		return
@@ -83,7 +87,7 @@ func (p *Port) admit(tcp *net.TCPConn) {
 		<-p.slots
 		p.conns.Done()
 	}
-	go p.greet(tcp, remote, pend, release)
+	go p.greet(tcp, remote, admission, pend, release)
 }
 
 func (p *Port) refuse(tcp *net.TCPConn, remote netip.AddrPort, r reason.Reason) {

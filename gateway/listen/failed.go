@@ -28,7 +28,9 @@ func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err erro
 		_ = tcp.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = io.WriteString(tcp, plainAnswer) // a courtesy: the connection ends either way
 	}
-	if r != reason.ClientGone && r != reason.HelloTimeout && r != reason.HandshakeLimit {
+	if r == reason.GuardUnauthorized {
+		_ = tcp.SetLinger(0) // as in admit: no word, no goodbye
+	} else if r != reason.ClientGone && r != reason.HelloTimeout && r != reason.HandshakeLimit {
 		linger(tcp)
 	}
 	tcp.Close()

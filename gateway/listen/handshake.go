@@ -1,10 +1,12 @@
 package listen
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -25,8 +27,8 @@ func fault(r reason.Reason, format string, args ...any) error {
 
 // greet runs steps 2 and 3 on a goroutine of its own, whose grown stack goes
 // with it: the handler starts on a fresh one.
-func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, pend *pending, release func()) {
-	conn, err := p.safely(tcp, remote, pend)
+func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, admission Admission, pend *pending, release func()) {
+	conn, err := p.safely(tcp, remote, admission, pend)
 	if !p.half.done(pend) { // whatever the handshake made of the closed socket
 		err = fault(reason.HandshakeLimit, "pushed out by newer connections")
 	}
@@ -61,21 +63,25 @@ func (p *Port) contain(tcp *net.TCPConn, remote netip.AddrPort, part string) {
 }
 
 // safely is handshake that turns a panic into an error.
-func (p *Port) safely(tcp *net.TCPConn, remote netip.AddrPort, pend *pending) (c *Conn, err error) {
+func (p *Port) safely(tcp *net.TCPConn, remote netip.AddrPort, admission Admission, pend *pending) (c *Conn, err error) {
 	err = fault(reason.InternalError, "panic")
 	defer p.contain(tcp, remote, "handshake")
-	return p.handshake(tcp, remote, pend)
+	return p.handshake(tcp, remote, admission, pend)
 }
 
 // handshake peeks the hello, chooses the protocol and the face and handshakes.
 // On an error it returns what is known of the connection, too.
-func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort, pend *pending) (c *Conn, err error) {
+func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort, admission Admission, pend *pending) (c *Conn, err error) {
 	c = &Conn{Remote: remote}
 	if err := tcp.SetReadDeadline(time.Now().Add(p.cfg.Limits.Hello)); err != nil {
 		return c, err
 	}
 	below := &meter{TCPConn: tcp, half: p.half, pend: pend, base: costPeek}
-	h, err := hello.Read(below)
+	from, err := p.stepOver(tcp, below, admission)
+	if err != nil {
+		return c, err
+	}
+	h, err := hello.Read(from)
 	if err != nil {
 		if _, read := errors.AsType[*hello.Error](err); read {
 			sendAlert(tcp, h, alertDecode)
@@ -111,6 +117,35 @@ func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort, pend *pending)
 	}
 	below.pend = nil
 	return c, tcp.SetDeadline(time.Time{})
+}
+
+// tokenBytes is the size of a permit's token; its first bit is set, which no
+// hello's is.
+const tokenBytes = 20
+
+// stepOver returns where the hello is to be read: behind the token of a permit,
+// if one stands there. A hello without one gets no word where it is demanded.
+func (p *Port) stepOver(tcp *net.TCPConn, below io.Reader, admission Admission) (io.Reader, error) {
+	if admission == Admitted {
+		return below, nil
+	}
+	token := make([]byte, tokenBytes)
+	if _, err := io.ReadFull(below, token[:1]); err != nil {
+		return nil, err
+	}
+	if token[0] < 0x80 {
+		if admission == MustShowToken {
+			return nil, fault(reason.GuardUnauthorized, "no permit before the hello")
+		}
+		return io.MultiReader(bytes.NewReader(token[:1]), below), nil
+	}
+	if _, err := io.ReadFull(below, token[1:]); err != nil {
+		return nil, err
+	}
+	if admission == MustShowToken && !p.cfg.Token(localOf(tcp), token) {
+		return nil, fault(reason.GuardUnauthorized, "the permit before the hello is not genuine, or was used")
+	}
+	return below, nil
 }
 
 func (c *Conn) serveTLS(ctx context.Context, below net.Conn, cfg *tls.Config) error {

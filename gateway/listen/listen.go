@@ -41,13 +41,27 @@ const (
 // ctx is done when the port closes for good.
 type Handler func(ctx context.Context, conn *Conn)
 
+// Admission is whether a connection is heard at all.
+type Admission int
+
+// The answers of Config.Admit.
+const (
+	Refused       Admission = iota // reset, without a byte
+	Admitted                       // it begins with its hello
+	MayShowToken                   // a token may stand before the hello, and is stepped over
+	MustShowToken                  // only with a genuine one
+)
+
 // Config is what a [Port] needs.
 type Config struct {
 	Handlers map[string]Handler // by ALPN; HTTP1 also serves clients that offer none; required
 	Faces    *Faces             // certificates and who must show one; required
 	Limits   Limits
 	// Admit judges a connection before any byte is read; default: everybody.
-	Admit func(local, remote netip.AddrPort) bool
+	Admit func(local, remote netip.AddrPort) Admission
+	// Token judges what stands before the hello of one that must show it; it is
+	// needed where Admit demands it.
+	Token func(local netip.AddrPort, token []byte) bool
 	Drain time.Duration // how long handlers may go on after Run's context is done; default 30s
 
 	GatewayID  string

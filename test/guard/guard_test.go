@@ -32,6 +32,10 @@ const (
 	gw6       = "fd77::1"
 )
 
+func addrPort(host string, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(host), port)
+}
+
 func at(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
 
 func needRoot(t *testing.T) {

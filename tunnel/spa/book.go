@@ -2,6 +2,7 @@ package spa
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -13,10 +14,22 @@ import (
 // OpenFor is how long what a knock opened waits for its one connection.
 const OpenFor = 5 * time.Second
 
+// FlowIdle is how long an opened flow of UDP may be silent.
+const FlowIdle = 2 * time.Minute
+
 const (
-	maxOpen  = 65536 // openings in user space at once; only genuine knocks make one
-	useEvery = 100 * time.Millisecond
-	useBurst = 50 // knocks of one ticket at once
+	maxOpen = 65536 // openings in user space at once; only genuine knocks make one
+)
+
+// usage is how often one ticket may be used, and how often at once.
+type usage struct {
+	every time.Duration
+	burst time.Duration
+}
+
+var (
+	ordinary = usage{100 * time.Millisecond, 50}
+	homeward = usage{10 * time.Second, 3}
 )
 
 // Book holds the tickets that count at a gateway, and judges knocks. Its
@@ -29,7 +42,7 @@ type Book struct {
 	mu      sync.Mutex
 	tickets map[[8]byte]*entry
 	open    map[opening]time.Time
-	lost    uint64
+	flows   map[flow]*flowState // of UDP, in user space
 }
 
 type entry struct {
@@ -41,8 +54,18 @@ type entry struct {
 
 type opening struct {
 	source netip.Addr
-	port   uint16
+	to     Wanted
 	alias  [8]byte
+}
+
+type flow struct {
+	from netip.AddrPort
+	port uint16
+}
+
+type flowState struct {
+	until time.Time
+	alias [8]byte
 }
 
 // NewBook makes one for knocks at the UDP port knockPort. now is the wall
@@ -51,7 +74,7 @@ func NewBook(knockPort uint16, now func() time.Time) *Book {
 	if now == nil {
 		now = time.Now
 	}
-	return &Book{port: knockPort, start: now(), now: now, tickets: map[[8]byte]*entry{}, open: map[opening]time.Time{}}
+	return &Book{port: knockPort, start: now(), now: now, tickets: map[[8]byte]*entry{}, open: map[opening]time.Time{}, flows: map[flow]*flowState{}}
 }
 
 // Add lets a device's ticket count. One that is there keeps its window.
@@ -68,11 +91,16 @@ func (b *Book) Remove(alias [8]byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.tickets, alias)
-	for o := range b.open {
-		if o.alias == alias {
-			delete(b.open, o)
-		}
-	}
+	maps.DeleteFunc(b.open, func(o opening, _ time.Time) bool { return o.alias == alias })
+	maps.DeleteFunc(b.flows, func(_ flow, f *flowState) bool { return f.alias == alias })
+}
+
+// Home reports whether alias is a long-lived ticket's.
+func (b *Book) Home(alias [8]byte) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.tickets[alias]
+	return e != nil && e.Ticket.Home()
 }
 
 // Len returns how many tickets count.
@@ -107,51 +135,129 @@ func (b *Book) Knock(data []byte) (w Wanted, alias [8]byte, device string, r rea
 	if at := time.UnixMilli(int64(binary.BigEndian.Uint64(data[24:]))); at.Before(b.start.Truncate(time.Millisecond)) || !e.seen.take(binary.BigEndian.Uint32(data[8:])) {
 		return Wanted{}, alias, e.device, reason.GuardTokenReplayed
 	}
+	if !e.use(now) {
+		return Wanted{}, alias, e.device, reason.GuardTicketRate
+	}
+	return w, alias, e.device, reason.OK
+}
+
+// use counts one use of a ticket, if its rate allows it.
+func (e *entry) use(now time.Time) bool {
+	u := ordinary
+	if e.Home() {
+		u = homeward
+	}
 	next := e.tat
 	if next.Before(now) {
 		next = now
 	}
-	if next = next.Add(useEvery); next.Sub(now) > useEvery*useBurst {
-		return Wanted{}, alias, e.device, reason.GuardTicketRate
+	if next = next.Add(u.every); next.Sub(now) > u.every*u.burst {
+		return false
 	}
 	e.tat = next
-	return w, alias, e.device, reason.OK
+	return true
 }
 
-// Open lets the next connection of source to port in: in user space, where no
-// guard runs.
-func (b *Book) Open(source netip.Addr, port uint16, alias [8]byte) bool {
+// Token judges 20 bytes that came to port, of a SYN's payload or from behind an
+// Initial: in user space, where no guard runs.
+func (b *Book) Token(data []byte, port uint16, protocol uint8) (device string, r reason.Reason) {
+	if len(data) != TokenBytes || data[0] < 0x80 {
+		return "", reason.GuardUnauthorized
+	}
+	now := b.now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.tickets[[8]byte(data)]
+	switch {
+	case e == nil:
+		return "", reason.GuardTicketUnknown
+	case !genuine(&e.Ticket, data, port, protocol):
+		return "", reason.GuardTokenForged
+	case now.Before(e.From.Add(-Skew)) || !now.Before(e.Until):
+		return e.device, reason.GuardTicketExpired
+	case e.Home(): // knocks only, whose time is checked
+		return e.device, reason.GuardTicketPort
+	}
+	// The counter is a time, as a knock's is.
+	n := binary.BigEndian.Uint32(data[8:])
+	if n < Counter(&e.Ticket, b.start) || n > Counter(&e.Ticket, now.Add(Skew)) || !e.seen.take(n) {
+		return e.device, reason.GuardTokenReplayed
+	}
+	if !e.use(now) {
+		return e.device, reason.GuardTicketRate
+	}
+	return e.device, reason.OK
+}
+
+// Open lets the next connection, or the next flow, of source to w in: in user
+// space, where no guard runs.
+func (b *Book) Open(source netip.Addr, w Wanted, alias [8]byte) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
 	if len(b.open) >= maxOpen {
-		for o, until := range b.open {
-			if !now.Before(until) {
-				delete(b.open, o)
-			}
-		}
-		if len(b.open) >= maxOpen {
-			b.lost++
-			return false
-		}
+		maps.DeleteFunc(b.open, func(_ opening, until time.Time) bool { return !now.Before(until) })
 	}
-	b.open[opening{source.Unmap(), port, alias}] = now.Add(OpenFor)
+	if len(b.open) >= maxOpen {
+		return false
+	}
+	b.open[opening{source.Unmap(), w, alias}] = now.Add(OpenFor)
 	return true
 }
 
-// Admit takes an opening of source to port, each at most once.
-func (b *Book) Admit(source netip.Addr, port uint16) bool {
+// Admit takes an opening of source to w, each at most once.
+func (b *Book) Admit(source netip.Addr, w Wanted) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	_, ok := b.take(source, w)
+	return ok
+}
+
+// take is Admit. The caller holds mu.
+func (b *Book) take(source netip.Addr, w Wanted) (alias [8]byte, ok bool) {
 	now := b.now()
 	for o, until := range b.open {
-		if o.source != source.Unmap() || o.port != port {
+		if o.source != source.Unmap() || o.to != w {
 			continue
 		}
 		delete(b.open, o)
 		if now.Before(until) {
-			return true
+			return o.alias, true
 		}
 	}
-	return false
+	return alias, false
+}
+
+// Datagram reports whether data from from to the UDP port may be heard: it is
+// of a flow that is open, or opens one by a token at its end or by what a knock
+// opened.
+func (b *Book) Datagram(from netip.AddrPort, port uint16, data []byte) bool {
+	k := flow{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), port}
+	now := b.now()
+	b.mu.Lock()
+	if f := b.flows[k]; f != nil && now.Before(f.until) {
+		f.until = now.Add(FlowIdle)
+		b.mu.Unlock()
+		return true
+	}
+	alias, ok := b.take(from.Addr(), Wanted{port, UDP})
+	b.mu.Unlock()
+	if n := len(data) - TokenBytes; !ok && n >= 0 {
+		alias = [8]byte(data[n:])
+		_, r := b.Token(data[n:], port, UDP)
+		ok = r == reason.OK
+	}
+	if !ok {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.flows) >= maxOpen {
+		maps.DeleteFunc(b.flows, func(_ flow, f *flowState) bool { return !now.Before(f.until) })
+	}
+	if len(b.flows) >= maxOpen || b.tickets[alias] == nil {
+		return false
+	}
+	b.flows[k] = &flowState{now.Add(FlowIdle), alias}
+	return true
 }

@@ -2,6 +2,8 @@ package spa
 
 import (
 	"bytes"
+	"errors"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -130,28 +132,28 @@ func TestCountersRiseOverRestarts(t *testing.T) {
 func TestAdmissionInUserSpace(t *testing.T) {
 	b, ticket, c, _ := setup()
 	a, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	if b.Admit(a, 8443) {
+	if b.Admit(a, want) {
 		t.Error("admitted before any knock")
 	}
-	b.Open(a, 8443, ticket.Alias)
-	if b.Admit(other, 8443) || b.Admit(a, 8444) {
+	b.Open(a, want, ticket.Alias)
+	if b.Admit(other, want) || b.Admit(a, Wanted{8444, TCP}) || b.Admit(a, Wanted{8443, UDP}) {
 		t.Error("another source, or another port, admitted")
 	}
-	if !b.Admit(netip.MustParseAddr("::ffff:192.0.2.1"), 8443) || b.Admit(a, 8443) {
+	if !b.Admit(netip.MustParseAddr("::ffff:192.0.2.1"), want) || b.Admit(a, want) {
 		t.Error("not admitted once and only once")
 	}
-	b.Open(a, 8443, ticket.Alias)
+	b.Open(a, want, ticket.Alias)
 	c.t = c.t.Add(OpenFor)
-	if b.Admit(a, 8443) {
+	if b.Admit(a, want) {
 		t.Error("admitted too late")
 	}
-	b.Open(a, 8443, ticket.Alias)
+	b.Open(a, want, ticket.Alias)
 	b.Remove(ticket.Alias)
-	if b.Admit(a, 8443) {
+	if b.Admit(a, want) {
 		t.Error("admitted with a ticket that is gone")
 	}
 	for i := range maxOpen + 10 {
-		b.Open(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1, ticket.Alias)
+		b.Open(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), want, ticket.Alias)
 	}
 	if len(b.open) > maxOpen {
 		t.Errorf("%d openings", len(b.open))
@@ -169,8 +171,156 @@ func TestKnocksOfOneTicketAreLimited(t *testing.T) {
 			t.Fatal(r)
 		}
 	}
-	if ok != useBurst {
-		t.Errorf("%d of 500 counted, %d expected", ok, useBurst)
+	if ok != int(ordinary.burst) {
+		t.Errorf("%d of 500 counted, %d expected", ok, ordinary.burst)
+	}
+}
+
+// An agent whose tickets have all expired comes home by the long-lived key: it
+// knocks, seldom, and opens nothing by a token alone. It counts for 90 days and
+// more, each knock once, and not after it was taken away (S20).
+func TestS20_TheLongLivedKeyKnocksSeldom(t *testing.T) {
+	c := &clock{start}
+	b := NewBook(knockPort, c.now)
+	home := root.Times(start, permit.HomeLife)[0].Ticket("GW", "DEV")
+	short := root.Times(start, time.Hour)[0].Ticket("GW", "DEV")
+	if !home.Home() || short.Home() || home.Alias == short.Alias {
+		t.Fatal("one ticket looks like the other")
+	}
+	b.Add("DEV", home)
+	var n counters
+	knock := func() []byte { return makeKnock(&home, n.next(&home, c.t), knockPort, want, c.t) }
+	ok := 0
+	for range 50 {
+		if _, _, _, r := b.Knock(knock()); r == reason.OK {
+			ok++
+		} else if r != reason.GuardTicketRate {
+			t.Fatal(r)
+		}
+	}
+	if ok != int(homeward.burst) {
+		t.Errorf("%d of 50 knocks counted at once, %d expected", ok, homeward.burst)
+	}
+	c.t = c.t.Add(80 * time.Second)
+	k := knock()
+	if _, _, device, r := b.Knock(k); r != reason.OK || device != "DEV" || !b.Home(home.Alias) {
+		t.Errorf("80 s later: %v, %q", r, device)
+	}
+	if _, _, _, r := b.Knock(k); r != reason.GuardTokenReplayed {
+		t.Errorf("again: %v", r)
+	}
+	if _, r := b.Token(AppendToken(nil, &home, n.next(&home, c.t), 8443, TCP), 8443, TCP); r != reason.GuardTicketPort {
+		t.Errorf("a token alone: %v", r)
+	}
+	c.t = home.Until.Add(-time.Second)
+	if v := Counter(&home, c.t); v >= 1<<31 || v < 7_000_000 {
+		t.Errorf("counter %d at its end", v)
+	}
+	if _, _, _, r := b.Knock(knock()); r != reason.OK {
+		t.Errorf("at its end: %v", r)
+	}
+	b.Remove(home.Alias)
+	if _, _, _, r := b.Knock(knock()); r != reason.GuardTicketUnknown {
+		t.Errorf("after it was taken away: %v", r)
+	}
+}
+
+// A pass whose tickets have expired knocks by the long-lived one, and one with
+// tickets that the gateway does not know comes to it.
+func TestDialerComesHome(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	knocks, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer knocks.Close()
+	port := uint16(knocks.LocalAddr().(*net.UDPAddr).Port)
+	now := time.Now()
+	home := root.Times(now, permit.HomeLife)[0].Ticket("GW", "DEV")
+	old := root.Times(now.Add(-10*time.Hour), time.Hour)[0].Ticket("GW", "DEV")
+	pass := &Pass{Port: port, Tickets: []permit.Ticket{old}, Home: []permit.Ticket{home}}
+	c, way, err := (&Dialer{Ways: []Way{SYN}}).Dial(t.Context(), pass, ln.Addr().String())
+	if err != nil || way != Home {
+		t.Fatalf("by %q: %v", way, err)
+	}
+	c.Close()
+	b := make([]byte, 2048)
+	n, _, err := knocks.ReadFrom(b)
+	if err != nil || n != KnockBytes || [8]byte(b) != home.Alias {
+		t.Errorf("knock % x, %v", b[:n], err)
+	}
+	if _, _, err := (&Dialer{}).Dial(t.Context(), &Pass{Port: port}, ln.Addr().String()); !errors.Is(err, ErrNoTicket) {
+		t.Errorf("with nothing: %v", err)
+	}
+}
+
+// Of what quic-go sends, Initials alone carry a token, the same for a while.
+func TestInitialsCarryOneToken(t *testing.T) {
+	far, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	near, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	bk, ticket, c, _ := setup()
+	d := &Dialer{Now: c.now}
+	p := d.PacketConn(near, &Pass{Tickets: []permit.Ticket{ticket}})
+	to := far.LocalAddr().(*net.UDPAddr)
+	port := to.AddrPort().Port()
+	b := make([]byte, 2048)
+	send := func(data []byte, msg bool) []byte {
+		t.Helper()
+		n := 0
+		if msg {
+			n, _, err = p.WriteMsgUDP(data, nil, to)
+		} else {
+			n, err = p.WriteTo(data, to)
+		}
+		if err != nil || n != len(data) {
+			t.Fatalf("%d of %d bytes: %v", n, len(data), err)
+		}
+		n, _, err := far.ReadFrom(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Clone(b[:n])
+	}
+	initial := append([]byte{0xc3, 0, 0, 0, 1, 8}, make([]byte, 1194)...)
+	first := send(initial, false)
+	if len(first) != len(initial)+TokenBytes || len(first) > MaxInitial+TokenBytes || !bytes.Equal(first[:len(initial)], initial) {
+		t.Fatalf("%d bytes of %d", len(first), len(initial))
+	}
+	c.t = c.t.Add(time.Second)
+	if again := send(initial, true); !bytes.Equal(again, first) {
+		t.Error("sent again: another token")
+	}
+	for _, other := range [][]byte{append([]byte{0xe3, 0, 0, 0, 1, 8}, make([]byte, 50)...), append([]byte{0x43}, make([]byte, 50)...), append([]byte{0xc3, 0, 0, 0, 2, 8}, make([]byte, 50)...), {0xc3}} {
+		if got := send(other, true); !bytes.Equal(got, other) {
+			t.Errorf("% x became % x", other, got)
+		}
+	}
+	from := netip.MustParseAddrPort("192.0.2.1:7")
+	if bk.Datagram(from, port, initial) || !bk.Datagram(from, port, first) || !bk.Datagram(from, port, []byte("later")) {
+		t.Error("user space does not open one flow by it")
+	}
+	if bk.Datagram(netip.MustParseAddrPort("192.0.2.1:8"), port, first) || bk.Datagram(from, port+1, []byte("later")) {
+		t.Error("user space opens another")
+	}
+	c.t = c.t.Add(sameToken)
+	if next := send(initial, false); bytes.Equal(next, first) || !bk.Datagram(netip.MustParseAddrPort("192.0.2.1:9"), port, next) {
+		t.Error("later: the same token, or one that does not count")
+	}
+	bk.Remove(ticket.Alias)
+	if bk.Datagram(from, port, []byte("later")) {
+		t.Error("a flow outlives its ticket")
 	}
 }
 

@@ -47,8 +47,18 @@ func genuine(t *permit.Ticket, b []byte, port uint16, protocol uint8) bool {
 	return len(b) >= TokenBytes && code(t, b[8:12], port, protocol) == binary.LittleEndian.Uint64(b[12:])
 }
 
-// counters gives each ticket rising counters: milliseconds of its time, so that
-// an agent that starts anew does not repeat what it has used. Its methods may
+// Counter is the counter of t at now: milliseconds of its time, or seconds of a
+// long-lived one's. So an agent that starts anew does not repeat what it has
+// used, and a gateway that starts anew knows what may have been used before.
+func Counter(t *permit.Ticket, now time.Time) uint32 {
+	unit := time.Millisecond
+	if t.Home() {
+		unit = time.Second
+	}
+	return uint32(max(now.Sub(t.From)/unit, 1))
+}
+
+// counters gives each ticket rising counters, from [Counter] on. Its methods may
 // be called from any goroutine.
 type counters struct {
 	mu   sync.Mutex
@@ -61,7 +71,7 @@ func (c *counters) next(t *permit.Ticket, now time.Time) uint32 {
 	if len(c.last) > 64 || c.last == nil {
 		c.last = map[[8]byte]uint32{}
 	}
-	n := max(uint32(max(now.Sub(t.From)/time.Millisecond, 1)), c.last[t.Alias]+1)
+	n := max(Counter(t, now), c.last[t.Alias]+1)
 	c.last[t.Alias] = n
 	return n
 }
