@@ -55,6 +55,14 @@ type App struct {
 	ProxyProtocol bool   // begin TCP flows with a PROXY protocol v2 header
 	Origin        bool   // the identity headers and assertion are sent
 
+	AnswerTimeout time.Duration // for the head of an answer; 0: the proxy's
+	IdleTimeout   time.Duration // of a body that does not move; 0: the proxy's
+
+	connectTimeout time.Duration // 0: the registry's
+	health         HealthConfig
+	maxRequests    int64
+	inHand         atomic.Int64
+
 	allow    []netip.Prefix
 	secure   security
 	balance  string
@@ -127,6 +135,19 @@ func (a *App) Reach(network, host string, port uint16) (upstream string, ok bool
 		return "", false // another name; or it is not said which of two
 	}
 	return named[0], true
+}
+
+// upstream returns the application's upstream with the URL of u, or nil.
+func (a *App) upstream(u *Upstream) *Upstream {
+	if a == nil {
+		return nil
+	}
+	for _, known := range a.Upstreams {
+		if known.Scheme == u.Scheme && known.Host == u.Host && known.Port == u.Port {
+			return known
+		}
+	}
+	return nil
 }
 
 // Registry is the immutable set of applications of one configuration.

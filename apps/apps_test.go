@@ -293,45 +293,6 @@ func TestProxyProtocolHeader(t *testing.T) {
 	}
 }
 
-func TestPickPassesOverWhatFails(t *testing.T) {
-	_, a := one(t, AppConfig{Upstreams: []string{"http://10.0.0.1", "http://10.0.0.2", "tcp://10.0.0.3:1"}})
-	now := time.Unix(1_800_000_000, 0)
-	count := func(now time.Time, n int) map[string]int {
-		m := map[string]int{}
-		for range n {
-			u := a.Pick(now, "http")
-			m[u.Host]++
-			u.Done(true, now)
-		}
-		return m
-	}
-	if m := count(now, 100); m["10.0.0.1"] == 0 || m["10.0.0.2"] == 0 || m["10.0.0.3"] != 0 {
-		t.Errorf("shares %v", m)
-	}
-	for range faultsToEject {
-		a.Upstreams[0].active.Add(1)
-		a.Upstreams[0].Done(false, now)
-	}
-	if m := count(now, 100); m["10.0.0.1"] != 0 {
-		t.Errorf("shares %v after faults", m)
-	}
-	if m := count(now.Add(ejectFor), 100); m["10.0.0.1"] == 0 {
-		t.Errorf("shares %v after the pause", m)
-	}
-	busy := a.Pick(now.Add(time.Hour), "http")
-	for range 4 {
-		u := a.Pick(now.Add(time.Hour), "http")
-		if u == busy {
-			t.Error("the busy one is taken although the other is idle")
-		}
-		u.Done(true, now)
-	}
-	busy.Done(true, now)
-	if a.Pick(now, "udp") != nil {
-		t.Error("an upstream of a kind that the application has not")
-	}
-}
-
 func TestReachesOnlyItsResources(t *testing.T) {
 	_, a := one(t, AppConfig{Upstreams: []string{"tcp://10.0.0.1:22", "udp://10.0.0.1:53", "tcp://db.example.test:5432"}})
 	for _, c := range []struct {

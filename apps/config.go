@@ -42,7 +42,7 @@ type AppConfig struct {
 	Name           string    `yaml:"name"`            // default: the id
 	Hosts          []string  `yaml:"hosts"`           // names that browsers use; required for http upstreams
 	Upstreams      []string  `yaml:"upstreams"`       // http, https, tcp or udp URLs; required
-	Balance        string    `yaml:"balance"`         // "least_connections" (default) or "round_robin"
+	Balance        string    `yaml:"balance"`         // "least_connections" (default), "round_robin", or "consistent_hash" by user
 	Level          int       `yaml:"level"`           // least level of the sign-in; default 0
 	RefuseBrowser  bool      `yaml:"refuse_browser"`  // only enrolled devices; default false
 	PublicPaths    []string  `yaml:"public_paths"`    // paths without sign-in: "/health" or "/static/*"; default none
@@ -52,7 +52,18 @@ type AppConfig struct {
 	HTTP2          bool      `yaml:"http2"`           // speak HTTP/2 to the upstreams (gRPC); default false
 	ProxyProtocol  bool      `yaml:"proxy_protocol"`  // PROXY protocol v2 on tcp upstreams; default false
 	NoIdentity     bool      `yaml:"no_identity"`     // do not send identity headers; default false
+	MaxRequests    int       `yaml:"max_requests"`    // in hand at once, WebSockets included; default 10000
 	TLS            TLSConfig `yaml:"tls"`
+
+	Health   HealthConfig   `yaml:"health"`
+	Timeouts TimeoutsConfig `yaml:"timeouts"`
+}
+
+// TimeoutsConfig bounds the phases of a request to one application.
+type TimeoutsConfig struct {
+	Connect time.Duration `yaml:"connect"` // default connect_timeout
+	Answer  time.Duration `yaml:"answer"`  // for the head of the answer; default proxy.limits.answer_timeout
+	Idle    time.Duration `yaml:"idle"`    // of a body that does not move; default proxy.limits.upstream_idle
 }
 
 // TLSConfig is how https upstreams are verified.
@@ -73,6 +84,8 @@ const (
 	maxApps               = 10_000
 	leastConnections      = "least_connections"
 	roundRobin            = "round_robin"
+	consistentHash        = "consistent_hash"
+	defaultMaxRequests    = 10_000
 )
 
 var idRule = regexp.MustCompile(`^[0-9A-Za-z]{1,11}$`)
@@ -139,9 +152,18 @@ func (a *AppConfig) validate(at string, fault func(path, format string, args ...
 	if a.ProxyProtocol && !kinds["tcp"] {
 		fault(at+".proxy_protocol", "no tcp upstream (it holds for tcp only)")
 	}
-	if b := a.Balance; b != "" && b != leastConnections && b != roundRobin {
-		fault(at+".balance", "%q: %s or %s", b, leastConnections, roundRobin)
+	switch b := a.Balance; b {
+	case "", leastConnections, roundRobin, consistentHash:
+	default:
+		fault(at+".balance", "%q: %s, %s or %s", b, leastConnections, roundRobin, consistentHash)
 	}
+	if a.MaxRequests < 0 {
+		fault(at+".max_requests", "negative")
+	}
+	if t := a.Timeouts; t.Connect < 0 || t.Answer < 0 || t.Idle < 0 {
+		fault(at+".timeouts", "negative")
+	}
+	a.Health.validate(at+".health", kinds, fault)
 	if a.Level < 0 {
 		fault(at+".level", "negative")
 	}
@@ -204,13 +226,18 @@ func newApp(c *AppConfig, previous *Registry, now time.Time) (*App, error) {
 		ID: c.ID, Name: c.Name, Level: c.Level, RefuseBrowser: c.RefuseBrowser,
 		PublicPaths: c.PublicPaths, HostHeader: c.HostHeader, HTTP2: c.HTTP2,
 		ProxyProtocol: c.ProxyProtocol, Origin: !c.NoIdentity,
-		balance: c.Balance, demanded: c.DemandIdentity, until: new(atomic.Int64),
+		AnswerTimeout: c.Timeouts.Answer, IdleTimeout: c.Timeouts.Idle, connectTimeout: c.Timeouts.Connect,
+		balance: c.Balance, health: c.Health, maxRequests: int64(c.MaxRequests), demanded: c.DemandIdentity, until: new(atomic.Int64),
+	}
+	if a.maxRequests == 0 {
+		a.maxRequests = defaultMaxRequests
 	}
 	if a.Name == "" {
 		a.Name = a.ID
 	}
+	var old *App
 	if previous != nil {
-		if old := previous.ID(a.ID); old != nil {
+		if old = previous.ID(a.ID); old != nil {
 			a.until = old.until
 		}
 	}
@@ -224,6 +251,12 @@ func newApp(c *AppConfig, previous *Registry, now time.Time) (*App, error) {
 	}
 	for _, s := range c.Upstreams {
 		u, _ := parseUpstream(s) // Validate has seen it
+		if known := old.upstream(u); known != nil {
+			u = known
+			if !a.health.on() {
+				u.down.Store(false) // nobody would bring it back
+			}
+		}
 		a.Upstreams = append(a.Upstreams, u)
 	}
 	var err error
@@ -261,7 +294,9 @@ func parseUpstream(s string) (*Upstream, error) {
 	if port == 0 {
 		return nil, fmt.Errorf("%q: a port is needed", s)
 	}
-	return &Upstream{Scheme: u.Scheme, Host: host, Port: port}, nil
+	up := &Upstream{Scheme: u.Scheme, Host: host, Port: port}
+	up.place = placeOf(up.String())
+	return up, nil
 }
 
 func parsePrefix(s string) (netip.Prefix, error) {

@@ -1,6 +1,7 @@
 package apps
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,31 +36,40 @@ type dialer struct {
 	cfg     *Config
 	refused prometheus.Counter
 	faults  prometheus.Counter
+	checks  *prometheus.CounterVec // result
 }
 
 func (d *dialer) init(cfg *Config) error {
 	d.cfg = cfg
 	d.refused = prometheus.NewCounter(prometheus.CounterOpts{Name: "yumen_apps_dials_refused_total", Help: "Dials that the address rules refused."})
 	d.faults = prometheus.NewCounter(prometheus.CounterOpts{Name: "yumen_apps_dial_faults_total", Help: "Dials to applications that failed."})
+	d.checks = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "yumen_apps_health_checks_total", Help: "Health checks of upstreams."}, []string{"result"})
 	if cfg.Registerer == nil {
 		return nil
 	}
-	for _, c := range []*prometheus.Counter{&d.refused, &d.faults} {
-		if err := cfg.Registerer.Register(*c); err != nil {
-			var again prometheus.AlreadyRegisteredError // a reload: go on counting
-			if !errors.As(err, &again) {
-				return fmt.Errorf("register metrics of the dialer: %w", err)
-			}
-			*c = again.ExistingCollector.(prometheus.Counter)
-		}
+	err := errors.Join(register(cfg.Registerer, &d.refused), register(cfg.Registerer, &d.faults), register(cfg.Registerer, &d.checks))
+	if err != nil {
+		return fmt.Errorf("register metrics of the applications: %w", err)
 	}
 	return nil
+}
+
+// register registers *c, or takes the collector that is registered already:
+// after a reload the counters go on.
+func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
+	err := reg.Register(*c)
+	var again prometheus.AlreadyRegisteredError
+	if errors.As(err, &again) {
+		*c = again.ExistingCollector.(C)
+		return nil
+	}
+	return err
 }
 
 // Dial connects to addr ("host:port") for app. network is "tcp" or "udp". It
 // is the only way from the gateway to an application: the name is resolved
 // anew, each address that is tried is checked against the address rules before
-// the first packet, and the connect takes 2 s at most. A refusal is a
+// the first packet, and the connect has its limit. A refusal is a
 // [*RefusedError] and raises an alert. TCP flows of an application with PROXY
 // protocol begin with its header, made from the source of [WithSource].
 func (r *Registry) Dial(ctx context.Context, app *App, network, addr string) (net.Conn, error) {
@@ -70,7 +80,7 @@ func (r *Registry) Dial(ctx context.Context, app *App, network, addr string) (ne
 		return nil, fmt.Errorf("dial %s for %s: network %q is not tcp or udp", addr, app.ID, network)
 	}
 	nd := net.Dialer{
-		Timeout:  r.cfg.ConnectTimeout,
+		Timeout:  cmp.Or(app.connectTimeout, r.cfg.ConnectTimeout),
 		Resolver: r.cfg.Resolver,
 		Control: func(_, address string, _ syscall.RawConn) error {
 			return r.checkAddress(app, address)

@@ -78,6 +78,7 @@ type Gateway struct {
 	lock   *os.File   // of the state folder
 	reload sync.Mutex // one reload at a time
 	site   atomic.Pointer[site]
+	moved  chan struct{} // a reload has put another site in place
 
 	listeners []net.Listener
 	metrics   net.Listener // nil: off
@@ -99,7 +100,7 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{path: path, log: o.Logger, now: o.Now, registry: prometheus.NewRegistry(), level: zap.NewAtomicLevel()}
+	g := &Gateway{path: path, log: o.Logger, now: o.Now, registry: prometheus.NewRegistry(), level: zap.NewAtomicLevel(), moved: make(chan struct{}, 1)}
 	if g.now == nil {
 		g.now = time.Now
 	}
@@ -226,6 +227,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 		return err
 	}
 	g.site.Store(s)
+	g.registry.MustRegister(&appsMetrics{g})
 	pc := cfg.Proxy
 	pc.GatewayID, pc.Access, pc.Apps = g.id, g.access, s.apps
 	pc.Authenticate = authenticator{g}
@@ -398,6 +400,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	part(&behind, "clock", func(ctx context.Context) error { return g.alerts.watchClock(ctx, watched) }, back)
 	part(&behind, "revocations", g.syncRevoked, back)
 	part(&behind, "certificates", g.watchCertificates, back)
+	part(&behind, "health checks", g.checkHealth, back)
 	if g.link != nil {
 		part(&behind, "control link", g.link.Run, back)
 	}

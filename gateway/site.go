@@ -53,12 +53,10 @@ func (g *Gateway) newSite(cfg *Config, old *site) (*site, error) {
 		}
 	}
 	ac := apps.Config{
-		Apps: cfg.Apps, ConnectTimeout: cfg.ConnectTimeout, Own: g.own, Alerts: g.alerts, Logger: g.log, Now: g.now,
+		Apps: cfg.Apps, ConnectTimeout: cfg.ConnectTimeout, Own: g.own, Alerts: g.alerts, Logger: g.log, Registerer: g.registry, Now: g.now,
 	}
 	if old != nil {
 		ac.Previous = old.apps
-	} else {
-		ac.Registerer = g.registry
 	}
 	var err error
 	if s.apps, err = apps.New(ac); err != nil {
@@ -170,6 +168,10 @@ func (g *Gateway) tryReload() error {
 	g.tunnel.SetApps(s.apps)
 	g.port.SetFaces(s.faces)
 	g.cutRevoked(s.revocation)
+	select {
+	case g.moved <- struct{}{}:
+	default: // it has not been looked at since the last one
+	}
 	if old.login != nil {
 		old.login.Close()
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/version"
@@ -35,7 +36,9 @@ type AppStatus struct {
 	Hosts []string `json:"hosts"`
 	State string   `json:"state"`
 	// Freshness is how old what is in force for it is.
-	Freshness access.Freshness `json:"freshness"`
+	Freshness access.Freshness     `json:"freshness"`
+	InHand    int64                `json:"in_hand"` // HTTP requests now
+	Upstreams []apps.UpstreamState `json:"upstreams"`
 }
 
 // maxFreshApps is how many applications Table 10 names beside the rest.
@@ -91,7 +94,11 @@ func (g *Gateway) Status() Status {
 	s.Profile, s.Protocols = site.cfg.Crypto.Profile.String(), g.access.Channels()
 	now := g.now()
 	for _, a := range site.apps.All() {
-		s.Apps = append(s.Apps, AppStatus{a.ID, a.Name, a.Hosts, a.State(now).String(), g.access.Freshness(g.access.App(a.ID))})
+		as := AppStatus{ID: a.ID, Name: a.Name, Hosts: a.Hosts, State: a.State(now).String(), Freshness: g.access.Freshness(g.access.App(a.ID)), InHand: a.InHand()}
+		for _, u := range a.Upstreams {
+			as.Upstreams = append(as.Upstreams, u.Status(now))
+		}
+		s.Apps = append(s.Apps, as)
 	}
 	return s
 }

@@ -18,6 +18,10 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 	if x.App.State(x.Start) == apps.Offline {
 		return p.deny(x, denied(reason.AppOffline, "no valid Table 1"))
 	}
+	if !x.App.Enter() {
+		return p.deny(x, denied(reason.AppBusy, "max_requests"))
+	}
+	defer x.App.Leave()
 	list := lists.Get().(*exchange.Header)
 	defer putList(list)
 	h, err := p.rewrite((*list)[:0], x) // 4
@@ -49,7 +53,7 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 		return p.deny(x, p.failure(x, b, err))
 	}
 	defer func() {
-		u.Done(true, x.Start)
+		u.Release()
 		res.Body.Close()
 	}()
 	if res.Tunnel != nil {
@@ -72,35 +76,6 @@ func putList(l *exchange.Header) {
 	*l = (*l)[:0]
 	lists.Put(l)
 }
-
-// roundTrip tries another upstream when one cannot be reached and nothing of
-// the body has been read.
-// The caller says Done to the upstream that answered.
-func (p *Proxy) roundTrip(x *Exchange, s *site, req *upstream.Request, b *body) (*upstream.Response, *apps.Upstream, error) {
-	var err error = errNoUpstream
-	now := x.Start
-	for range min(len(x.App.Upstreams), 3) {
-		u := x.App.Pick(now, "http", "https")
-		if u == nil {
-			return nil, nil, err
-		}
-		var res *upstream.Response
-		res, err = s.engine.Do(x, x.App, u, req)
-		if err == nil {
-			return res, u, nil
-		}
-		now = p.cfg.Now()
-		var f *upstream.Error
-		down := errors.As(err, &f) && (f.Why == reason.UpstreamUnreachable || f.Why == reason.UpstreamTimeout) && !x.Over()
-		u.Done(!down, now)
-		if !down || f.Why != reason.UpstreamUnreachable || b != nil && b.touched.Load() {
-			return nil, nil, err
-		}
-	}
-	return nil, nil, err
-}
-
-var errNoUpstream = denied(reason.UpstreamUnreachable, "no http upstream")
 
 // failure finds why a round trip failed: what access or the client did comes
 // before what the upstream did.

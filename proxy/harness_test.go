@@ -5,6 +5,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -140,6 +141,8 @@ type fixtureConfig struct {
 	app      apps.AppConfig
 	network  string
 	upstream string
+	more     []string // upstreams instead of the one
+	second   string   // of the second application; empty: the same
 }
 
 func with(f func(*fixtureConfig)) option { return f }
@@ -157,6 +160,10 @@ func newFixture(t *testing.T, upstream string, opts ...option) *fixture {
 		o(&c)
 	}
 	c.app.Upstreams = []string{c.upstream}
+	if c.more != nil {
+		c.app.Upstreams, c.upstream = c.more, c.more[0]
+	}
+	c.second = cmp.Or(c.second, c.upstream)
 	sink := alert.Func(func(a alert.Alert) {
 		select {
 		case f.alerts <- a:
@@ -164,7 +171,7 @@ func newFixture(t *testing.T, upstream string, opts ...option) *fixture {
 		}
 	})
 	reg, err := apps.New(apps.Config{Apps: []apps.AppConfig{c.app, {ID: "APP00000002", Hosts: []string{"other.example.test"},
-		Upstreams: []string{c.upstream}, AllowAddresses: []string{"127.0.0.0/8"}}}, Alerts: sink})
+		Upstreams: []string{c.second}, AllowAddresses: []string{"127.0.0.0/8"}}}, Alerts: sink})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/yumen-zt/yumen/access"
+	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/gateway"
 	"github.com/yumen-zt/yumen/internal/adminsock"
 )
@@ -158,11 +159,29 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 		fmt.Fprintln(w, "lists come from files")
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "APPLICATION\tNAME\tSTATE\tLISTS\tHOSTS")
+	fmt.Fprintln(tw, "APPLICATION\tNAME\tSTATE\tLISTS\tREQUESTS\tUPSTREAMS\tHOSTS")
 	for _, a := range s.Apps {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%v\n", a.ID, a.Name, a.State, a.Freshness, cmp.Or(strings.Join(a.Hosts, ", "), "-"))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%v\n", a.ID, a.Name, a.State, a.Freshness, a.InHand, upstreams(a.Upstreams), cmp.Or(strings.Join(a.Hosts, ", "), "-"))
 	}
 	tw.Flush()
+	for _, a := range s.Apps {
+		for _, u := range a.Upstreams {
+			if u.State != "up" {
+				fmt.Fprintf(w, "upstream %s of %s is %s %s\n", u.URL, a.ID, u.State, u.Cause)
+			}
+		}
+	}
+}
+
+// upstreams says how many of all are in order.
+func upstreams(all []apps.UpstreamState) string {
+	up := 0
+	for _, u := range all {
+		if u.State == "up" {
+			up++
+		}
+	}
+	return fmt.Sprintf("%d/%d up", up, len(all))
 }
 
 // counts renders m in the order of its keys.

@@ -111,6 +111,7 @@ var catalogue = map[Reason]entry{
 	BodyTooSlow:         {"body_too_slow", 408, "the body arrives too slowly", "请求体传输过慢", "", ""},
 	LoopDetected:        {"loop_detected", 508, "the request came back to the gateway", "请求形成环路", askAdmin, askAdminZH},
 	ClientGone:          {"client_gone", 499, "the client went away", "客户端已断开", "", ""},
+	AppBusy:             {"app_busy", 503, "the application has as many requests in hand as it may", "应用系统正在处理的请求数已达上限", "Try again later.", "请稍后再试。"},
 
 	MessageMalformed:  {"message_malformed", 400, "the message cannot be read", "报文无法解析", seePeer, seePeerZH},
 	MessageSignature:  {"message_signature", 400, "the signature does not verify", "签名验证失败", seePeer, seePeerZH},

@@ -124,6 +124,7 @@ const (
 	BodyTooSlow         Reason = 516
 	LoopDetected        Reason = 517
 	ClientGone          Reason = 518
+	AppBusy             Reason = 519
 )
 
 // 6xx: messages and lists of the standard's links.

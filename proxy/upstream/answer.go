@@ -66,7 +66,7 @@ func (a *answer) Read(p []byte) (int, error) {
 	if a.Length < 0 || a.body.Ready() || a.uploads() {
 		return a.body.Read(p)
 	}
-	a.c.late.Arm(a.c.e.cfg.IdleTimeout)
+	a.c.late.Arm(a.c.idleTimeout)
 	n, err := a.body.Read(p)
 	if !a.c.late.Disarm() {
 		return n, errTimeout
@@ -113,7 +113,7 @@ func (a *answer) send(sent chan<- error) {
 	a.mu.Lock()
 	a.sending = false
 	if !a.headed {
-		a.c.late.Arm(a.c.e.cfg.AnswerTimeout)
+		a.c.late.Arm(a.c.answerTimeout)
 	}
 	a.mu.Unlock()
 	sent <- err
@@ -125,7 +125,7 @@ var errNotTaken = errors.New("send body")
 // write sends a part of the body. An upstream that takes nothing for too long is
 // given up.
 func (a *answer) write(p []byte) error {
-	a.c.late.Arm(a.c.e.cfg.IdleTimeout)
+	a.c.late.Arm(a.c.idleTimeout)
 	_, err := a.c.Write(p)
 	a.c.late.Disarm()
 	if err != nil {

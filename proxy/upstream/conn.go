@@ -28,6 +28,8 @@ type conn struct {
 	in   message.Reader
 	head message.Head
 
+	answerTimeout, idleTimeout time.Duration // the application's, or the engine's
+
 	late    watch.Alarm // the answer takes too long
 	aborted atomic.Bool
 	timeout atomic.Bool // by late
@@ -135,7 +137,7 @@ func (c *conn) roundTrip(x *exchange.Exchange, req *Request) (*Response, error) 
 func (c *conn) exchange(x *exchange.Exchange, req *Request) (*Response, error) {
 	c.silent = true
 	a := &answer{c: c, x: x, req: req}
-	c.late.Arm(c.e.cfg.AnswerTimeout)
+	c.late.Arm(c.answerTimeout)
 	b := heads.Get().(*[]byte)
 	*b = appendRequest((*b)[:0], req)
 	_, err := c.Write(*b)

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (e *Engine) transport(a *apps.App) *http.Transport {
 		},
 		DisableCompression:     true,
 		IdleConnTimeout:        e.cfg.IdleTimeout,
-		ResponseHeaderTimeout:  e.cfg.AnswerTimeout,
+		ResponseHeaderTimeout:  cmp.Or(a.AnswerTimeout, e.cfg.AnswerTimeout),
 		MaxResponseHeaderBytes: maxAnswerHead,
 		WriteBufferSize:        16 << 10,
 		ReadBufferSize:         16 << 10,
@@ -95,16 +96,23 @@ func (e *Engine) doHTTP2(ctx context.Context, app *apps.App, u *apps.Upstream, r
 	}
 	res, err := e.transport(app).RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if err != nil {
-		return nil, &Error{classify(err), err}
+		return nil, fault(err)
 	}
 	return answerHTTP2(res)
+}
+
+// fault makes an error of what the Transport says. Only a failed dial has surely
+// sent nothing.
+func fault(err error) *Error {
+	op, ok := errors.AsType[*net.OpError](err)
+	return &Error{Why: classify(err), Err: err, Unsent: ok && op.Op == "dial"}
 }
 
 func answerHTTP2(res *http.Response) (*Response, error) {
 	out := &Response{Status: res.StatusCode, Header: list(res.Header), Length: res.ContentLength, Body: res.Body}
 	if res.StatusCode < 200 || res.StatusCode > 599 {
 		res.Body.Close()
-		return nil, &Error{reason.UpstreamBadResponse, fmt.Errorf("status %d", res.StatusCode)}
+		return nil, &Error{Why: reason.UpstreamBadResponse, Err: fmt.Errorf("status %d", res.StatusCode)}
 	}
 	if len(res.Trailer) > 0 {
 		for n := range res.Trailer {

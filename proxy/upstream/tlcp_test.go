@@ -110,9 +110,9 @@ func fetch(t *testing.T, addr string, http2 bool, conf apps.TLSConfig) (string, 
 	defer x.End()
 	var out string
 	for range 2 { // the second over the connection of the first
-		u := app.Pick(time.Now(), "https")
+		u := app.Pick(time.Now(), "", "https")
 		res, err := e.Do(x, app, u, &Request{Method: "GET", Host: "app.test", Path: "/"})
-		u.Done(err == nil, time.Now())
+		u.Release()
 		if err != nil {
 			return "", err
 		}

@@ -13,6 +13,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,8 +180,9 @@ func (r *Response) Ready() bool { return r.ready != nil && r.ready() }
 
 // Error is a failed round trip.
 type Error struct {
-	Why reason.Reason
-	Err error
+	Why    reason.Reason
+	Err    error
+	Unsent bool // nothing of the request has left: there was no connection
 }
 
 // Error names the cause.
@@ -201,7 +203,7 @@ func (e *Engine) Do(x *exchange.Exchange, app *apps.App, u *apps.Upstream, req *
 		if !pooled {
 			var err error
 			if c, err = e.dial(x.Context(), app, u); err != nil {
-				return nil, &Error{classify(err), err}
+				return nil, &Error{Why: classify(err), Err: err, Unsent: true}
 			}
 		}
 		res, err := c.roundTrip(x, req)
@@ -213,7 +215,7 @@ func (e *Engine) Do(x *exchange.Exchange, app *apps.App, u *apps.Upstream, req *
 			c = nil // the upstream may have closed it as we wrote: once more, on a fresh one
 			continue
 		}
-		return nil, &Error{classify(err), err}
+		return nil, &Error{Why: classify(err), Err: err}
 	}
 }
 
@@ -237,7 +239,9 @@ func (e *Engine) dial(ctx context.Context, app *apps.App, u *apps.Upstream) (*co
 			return nil, err
 		}
 	}
-	return newConn(e, u, raw), nil
+	c := newConn(e, u, raw)
+	c.answerTimeout, c.idleTimeout = cmp.Or(app.AnswerTimeout, e.cfg.AnswerTimeout), cmp.Or(app.IdleTimeout, e.cfg.IdleTimeout)
+	return c, nil
 }
 
 // classify finds the reason of a failed round trip.

@@ -51,8 +51,8 @@ func TestBurstsUseConnectionsAgain(t *testing.T) {
 				x := &exchange.Exchange{}
 				x.Begin(t.Context(), time.Now())
 				defer x.End()
-				u := app.Pick(time.Now(), "http")
-				defer u.Done(true, time.Now())
+				u := app.Pick(time.Now(), "", "http")
+				defer u.Release()
 				res, err := e.Do(x, app, u, &Request{Method: "GET", Host: "app.test", Path: "/"})
 				if err != nil {
 					t.Error(err)

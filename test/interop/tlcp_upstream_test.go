@@ -81,9 +81,9 @@ func TestUpstreamBehindGmtls(t *testing.T) {
 		if body != "" {
 			req.Body, req.Length = io.NopCloser(strings.NewReader(body)), int64(len(body))
 		}
-		u := app.Pick(time.Now(), "https")
+		u := app.Pick(time.Now(), "", "https")
 		res, err := e.Do(x, app, u, req)
-		u.Done(err == nil, time.Now())
+		u.Release()
 		if err != nil {
 			return "", err
 		}
