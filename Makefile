@@ -25,7 +25,8 @@ check: ## the quick half: formatting, vet, boundaries, unit tests
 test: needs check build fuzz ## everything that must pass, under 10 minutes
 	YUMEN_BIN=$(CURDIR)/bin/yumen $(GO) test -count=1 ./test/...
 
-test-long: needs build ## the long runs: race detector, 1 GiB transfers, 30 s of fuzzing a target
+test-long: build ## the long runs: race detector, 1 GiB transfers, 30 s of fuzzing a target
+	@test/needs.sh long
 	$(GO) test -race -timeout 40m $$($(GO) list ./... | grep -v /test/)
 	YUMEN_BIN=$(CURDIR)/bin/yumen YUMEN_LONG=1 $(GO) test -count=1 -timeout 60m ./test/...
 	$(MAKE) fuzz FUZZTIME=30s

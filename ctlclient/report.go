@@ -129,17 +129,18 @@ func (r *reporter) Raise(a alert.Alert) {
 }
 
 // pump moves alerts from the queue to the outbox until ctx ends, and then what
-// the queue still holds.
+// the queue still holds. The end interrupts none on its way to the disk.
 func (r *reporter) pump(ctx context.Context) {
+	whole := context.WithoutCancel(ctx)
 	for {
 		select {
 		case a := <-r.queue:
-			r.store(ctx, a)
+			r.store(whole, a)
 		case <-ctx.Done():
 			for {
 				select {
 				case a := <-r.queue:
-					r.store(context.WithoutCancel(ctx), a)
+					r.store(whole, a)
 				default:
 					return
 				}
@@ -151,15 +152,16 @@ func (r *reporter) pump(ctx context.Context) {
 // pumpAudit moves audit records to the outbox until ctx ends, and then what the
 // queue still holds.
 func (r *reporter) pumpAudit(ctx context.Context) {
+	whole := context.WithoutCancel(ctx)
 	for {
 		select {
 		case line := <-r.audits:
-			r.keepAudit(ctx, line)
+			r.keepAudit(whole, line)
 		case <-ctx.Done():
 			for {
 				select {
 				case line := <-r.audits:
-					r.keepAudit(context.WithoutCancel(ctx), line)
+					r.keepAudit(whole, line)
 				default:
 					return
 				}

@@ -237,7 +237,7 @@ func TestS12_WebSocketEchoesAndIsCut(t *testing.T) {
 		t.Errorf("kind %v", carrier.Kind())
 	}
 	for range 3 { // not HTTP: the guard must not look at it
-		msg := "\x81\x05hello\n\nGET / HTTP/9\n"
+		msg := "\x81\x14hello\n\nGET / HTTP/9\n"
 		_, _ = io.WriteString(c, msg)
 		got := make([]byte, len(msg))
 		if _, err := io.ReadFull(br, got); err != nil || string(got) != msg {
@@ -247,11 +247,45 @@ func TestS12_WebSocketEchoesAndIsCut(t *testing.T) {
 	start := time.Now()
 	carrier.Cut(reason.GrantRevoked)
 	waitReleased(t, f, 1, start, 100*time.Millisecond)
-	if _, err := br.ReadByte(); err == nil {
-		t.Error("the socket is open")
+	last, err := io.ReadAll(br)
+	if want := reason.GrantRevoked.Result(); len(last) != 4+len(want) || last[0] != 0x88 || string(last[2:4]) != "\x03\xf0" || string(last[4:]) != want {
+		t.Errorf("got %q, %v, want a close frame of code 1008 with %q", last, err, want)
 	}
 	if u := f.gate.used[0]; u.Status != 101 || u.BytesIn == 0 || u.BytesIn != u.BytesOut {
 		t.Errorf("usage %+v", u)
+	}
+}
+
+// No frame of ours is put into one of the application's, and none behind its
+// own farewell.
+func TestS12_WebSocketIsCutInsideAFrame(t *testing.T) {
+	for name, sent := range map[string]string{
+		"in the payload":     "\x82\x7e\x01\x00half",
+		"in the head":        "\x82",
+		"in a long head":     "\x82\x7f\x00\x00\x00",
+		"behind a close":     "\x88\x02\x03\xe8",
+		"behind two, inside": "\x81\x05hello\x89\x00\x82\x10",
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, webSocketUpstream(t, nil, nil))
+			c := f.raw(host)
+			_, _ = io.WriteString(c, webSocketHello+"\r\n")
+			br := bufio.NewReader(c)
+			if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
+				t.Fatal(res, err)
+			}
+			carrier := <-f.gate.acquired
+			_, _ = io.WriteString(c, sent) // the application echoes
+			if _, err := io.ReadFull(br, make([]byte, len(sent))); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			carrier.Cut(reason.GrantRevoked)
+			waitReleased(t, f, 1, start, 100*time.Millisecond)
+			if b, _ := io.ReadAll(br); len(b) != 0 {
+				t.Errorf("got %q behind %q", b, sent)
+			}
+		})
 	}
 }
 

@@ -72,30 +72,42 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 	if err != nil {
 		return fmt.Errorf("open tunnel: %w", err)
 	}
-	stop := context.AfterFunc(x.Context(), func() { up.Close(); client.Close() })
+	stop := context.AfterFunc(x.Context(), func() {
+		up.Close() // no byte more of either side
+		if _, cut := x.CutReason(); !cut {
+			client.Close()
+			return
+		}
+		_ = client.SetWriteDeadline(time.Now().Add(time.Millisecond)) // frees a relay that waits for the client
+	})
 	defer stop()
 
 	inward := make(chan struct{})
 	go func() {
 		defer close(inward)
-		relay(up, client, &x.BytesIn, func() error { return nil })
+		relay(up, client, &x.BytesIn, func() error { return nil }, nil)
 		up.Close()
-		client.Close()
+		if _, cut := x.CutReason(); !cut {
+			client.Close()
+		}
 	}()
+	var sent frames
 	relay(client, up, &x.BytesOut, func() error {
 		return client.SetWriteDeadline(time.Now().Add(p.cfg.Limits.WriteStall))
-	})
+	}, &sent)
 	up.Close()
-	client.Close()
-	<-inward
 	if r, cut := x.CutReason(); cut {
 		p.metrics.cuts.WithLabelValues(r.String()).Inc()
+		sent.farewell(client, r)
 	}
+	client.Close()
+	<-inward
 	return nil
 }
 
-// relay copies from src to dst until one of both fails.
-func relay(dst io.Writer, src io.Reader, count interface{ Add(int64) int64 }, arm func() error) {
+// relay copies from src to dst until one of both fails. sent, if it is not nil,
+// follows what was sent whole.
+func relay(dst io.Writer, src io.Reader, count interface{ Add(int64) int64 }, arm func() error, sent *frames) {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
@@ -106,6 +118,9 @@ func relay(dst io.Writer, src io.Reader, count interface{ Add(int64) int64 }, ar
 			}
 			wn, werr := dst.Write(buf[:n])
 			count.Add(int64(wn))
+			if sent != nil {
+				sent.follow(buf[:wn])
+			}
 			if werr != nil {
 				return
 			}

@@ -9,6 +9,9 @@ declare -A package=(
 if [ "${1:-}" = bench ]; then # the peers that are measured beside us
   package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [xdp-filter]=xdp-tools)
 fi
+if [ "${1:-}" = long ]; then # the peers of the long tests
+  package+=([node]=nodejs [npm]=npm [chromium]=chromium [slowhttptest]=slowhttptest [sslscan]=sslscan [testssl]=testssl.sh)
+fi
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || [ -x "/usr/sbin/$command" ] || [ -x "/sbin/$command" ] || missing+=("${package[$command]}")

@@ -98,15 +98,16 @@ type Exchange struct {
 	cut  atomic.Uint32 // reason.Reason + 1
 	over atomic.Bool   // cut, ended, or its client has gone
 
-	mu      sync.Mutex
-	parent  context.Context
-	unhook  func() bool             // of parent
-	ctx     context.Context         // guarded by mu; nil: nobody has asked for it
-	cancel  context.CancelCauseFunc // guarded by mu; of ctx
-	work    Aborter                 // guarded by mu: what waits elsewhere on behalf of x
-	started bool                    // guarded by mu: the final answer has begun
-	ended   bool                    // guarded by mu: the front end has taken the stream back
-	timer   *time.Timer             // guarded by mu: aborts a cut exchange that does not end
+	mu       sync.Mutex
+	parent   context.Context
+	unhook   func() bool             // of parent
+	ctx      context.Context         // guarded by mu; nil: nobody has asked for it
+	cancel   context.CancelCauseFunc // guarded by mu; of ctx
+	work     Aborter                 // guarded by mu: what waits elsewhere on behalf of x
+	started  bool                    // guarded by mu: the final answer has begun
+	upgraded bool                    // guarded by mu: to another protocol
+	ended    bool                    // guarded by mu: the front end has taken the stream back
+	timer    *time.Timer             // guarded by mu: aborts a cut exchange that does not end
 
 	answer Header // fields to add to the final answer
 }
@@ -190,9 +191,14 @@ func (x *Exchange) Context() context.Context {
 // to say why.
 const CutGrace = 100 * time.Millisecond
 
+// UpgradedGrace is how long a cut exchange that was upgraded may take to say why
+// in its own protocol.
+const UpgradedGrace = 5 * time.Millisecond
+
 // Cut withdraws the right to go on, for r. An answer that has begun is reset
-// at once; otherwise the walk has [CutGrace] to send a refusal. Cut does not
-// block; later calls do nothing.
+// at once; otherwise the walk has [CutGrace] to send a refusal, and after an
+// upgrade [UpgradedGrace] for a farewell. Cut does not block; later calls do
+// nothing.
 func (x *Exchange) Cut(r reason.Reason) {
 	if !x.cut.CompareAndSwap(0, uint32(r)+1) {
 		return
@@ -202,6 +208,8 @@ func (x *Exchange) Cut(r reason.Reason) {
 	defer x.mu.Unlock()
 	switch {
 	case x.ended:
+	case x.upgraded:
+		x.timer = time.AfterFunc(UpgradedGrace, x.Abort)
 	case x.started:
 		x.Stream.Abort()
 	default:
@@ -275,7 +283,7 @@ func (x *Exchange) Upgrade(h Header) (net.Conn, error) {
 		x.mu.Unlock()
 		return nil, ErrCut
 	}
-	x.started = true
+	x.started, x.upgraded = true, true
 	x.mu.Unlock()
 	x.Status = 101
 	return x.Stream.Upgrade(append(h, x.answer...))

@@ -95,6 +95,12 @@ func Run(o Owner, name string, args ...string) *Process {
 }
 
 // start starts cmd; it ends with o at the latest.
+// RunOther is Run for a program that is not ours.
+func RunOther(o Owner, name, path string, args ...string) *Process {
+	o.Helper()
+	return start(o, name, exec.Command(path, args...))
+}
+
 func start(o Owner, name string, cmd *exec.Cmd) *Process {
 	o.Helper()
 	p := &Process{Name: name, o: o, cmd: cmd, out: &tail{}, done: make(chan struct{})}
