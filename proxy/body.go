@@ -101,7 +101,7 @@ func (b *body) broken(err error) error {
 	switch {
 	case b.why() != reason.OK:
 		return denied(b.why(), "request body")
-	case errors.Is(err, io.ErrUnexpectedEOF) || b.x.Over() || b.x.Carrier == exchange.H2:
+	case errors.Is(err, io.ErrUnexpectedEOF) || b.x.Over() || b.x.Carrier == exchange.H2 || b.x.Carrier == exchange.H3:
 		return b.fail(reason.ClientGone)
 	}
 	return b.fail(reason.RequestMalformed)

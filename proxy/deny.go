@@ -11,6 +11,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/h3"
 )
 
 // deniedError ends a walk. detail is for the log alone.
@@ -88,9 +89,13 @@ func abusive(r reason.Reason) bool {
 
 // malformed counts a head that the front end rejected before it was a request.
 func (p *Proxy) malformed(c *exchange.Conn, detail error) {
+	carrier := exchange.H1
+	if c.ALPN == h3.ALPN {
+		carrier = exchange.H3
+	}
 	p.metrics.refused.WithLabelValues(reason.RequestMalformed.String()).Inc()
 	p.cfg.Audit.Write(&audit.Record{
-		Time: p.cfg.Now(), Kind: audit.Decision, GatewayID: p.cfg.GatewayID, Carrier: string(exchange.H1),
+		Time: p.cfg.Now(), Kind: audit.Decision, GatewayID: p.cfg.GatewayID, Carrier: string(carrier),
 		Protocol: c.Protocol.String(), Suite: c.Suite, Remote: c.Remote.String(),
 		Result: reason.RequestMalformed.String(), Code: reason.RequestMalformed, Detail: detail.Error(),
 	})

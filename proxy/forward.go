@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/h3"
 	"github.com/yumen-zt/yumen/proxy/upstream"
 )
 
@@ -59,6 +61,9 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 	if res.Tunnel != nil {
 		return p.tunnel(x, res)
 	}
+	if x.Connect != "" && res.Status < 300 {
+		return p.deny(x, denied(reason.UpstreamBadResponse, "no 101 to an upgrade")) // 2xx would be a tunnel
+	}
 	if x.Carrier == exchange.WebSocket {
 		x.Stream.CloseAfter() // a client that takes the upgrade for granted sends what is no HTTP
 	}
@@ -105,6 +110,9 @@ func (p *Proxy) failure(x *Exchange, b *body, err error) *deniedError {
 func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body, list *exchange.Header) error {
 	h := answerable((*list)[:0], res.Header)
 	h.Add("X-Request-Id", x.ID)
+	if p.altSvc != "" && x.Conn.Protocol == policy.TLS13 && x.Conn.ALPN != h3.ALPN {
+		h.Add("Alt-Svc", p.altSvc)
+	}
 	*list = h
 	trailers := forwardableTrailers(res.Trailers)
 	err := x.WriteHeader(res.Status, h, res.Length, trailers)

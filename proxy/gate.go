@@ -57,6 +57,8 @@ func (c carrier) Kind() access.Kind {
 	switch c.Carrier {
 	case exchange.H2:
 		return access.H2
+	case exchange.H3:
+		return access.H3
 	case exchange.SSE:
 		return access.SSE
 	case exchange.WebSocket:

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/h3"
 )
 
 // rewrite builds the fields of the upstream's request: what may pass of the
@@ -47,8 +48,11 @@ func publicHost(x *Exchange) string {
 
 func (p *Proxy) viaValue(x *Exchange) string {
 	ours := p.via
-	if x.Carrier == exchange.H2 || x.Conn.ALPN == "h2" {
+	switch {
+	case x.Carrier == exchange.H2 || x.Conn.ALPN == "h2":
 		ours = p.via2
+	case x.Conn.ALPN == h3.ALPN:
+		ours = p.via3
 	}
 	if !x.Header.Has("Via") {
 		return ours

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/quic-go/quic-go"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -36,6 +37,7 @@ import (
 	"github.com/yumen-zt/yumen/proxy/h1"
 	"github.com/yumen-zt/yumen/proxy/h2"
 	"github.com/yumen-zt/yumen/proxy/h2ref"
+	"github.com/yumen-zt/yumen/proxy/h3"
 	"github.com/yumen-zt/yumen/proxy/upstream"
 )
 
@@ -150,12 +152,15 @@ type Proxy struct {
 	site      atomic.Pointer[site]
 	h1        *h1.Server
 	h2        http2Server
+	h3        *h3.Server
+	altSvc    string // by Advertise
 	watch     *watch.Watch
 	assertion *assertions
 	metrics   *metrics
 	mark      string // of the gateway, in Via
 	via       string // what we add to Via
 	via2      string // for HTTP/2
+	via3      string // for HTTP/3
 }
 
 // site is what one configuration of the applications gives.
@@ -209,7 +214,7 @@ func build(cfg Config, g gate) (*Proxy, error) {
 		cfg.Now = time.Now
 	}
 	p := &Proxy{cfg: cfg, gate: g, watch: watch.New(), mark: "yumen-" + cfg.GatewayID}
-	p.via, p.via2 = "1.1 "+p.mark, "2 "+p.mark
+	p.via, p.via2, p.via3 = "1.1 "+p.mark, "2 "+p.mark, "3 "+p.mark
 	var err error
 	if p.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("build proxy: %w", err)
@@ -223,6 +228,10 @@ func build(cfg Config, g gate) (*Proxy, error) {
 		Watch: p.watch, Malformed: p.malformed, Now: cfg.Now,
 	})
 	p.h2 = newHTTP2(p)
+	p.h3 = h3.New(h3.Config{
+		Serve: p.serve, Malformed: p.malformed, HeaderBytes: cfg.Limits.HeaderBytes, HeaderTimeout: cfg.Limits.HeaderTimeout,
+		IdleTimeout: cfg.Limits.IdleTimeout, WriteStall: cfg.Limits.WriteStall, Drain: cfg.Limits.Drain, Watch: p.watch, Now: cfg.Now,
+	})
 	p.SetApps(cfg.Apps)
 	return p, nil
 }
@@ -275,6 +284,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.h1.Run(ctx) })
 	g.Go(func() error { return p.h2.Run(ctx) })
+	g.Go(func() error { return p.h3.Run(ctx) })
 	err := g.Wait()
 	p.site.Load().engine.CloseIdle()
 	return err
@@ -290,6 +300,17 @@ func (p *Proxy) ServeConn(ctx context.Context, c *Conn) {
 		return
 	}
 	p.h1.ServeConn(ctx, c)
+}
+
+// Advertise makes answers over TLS 1.3 and TCP say by Alt-Svc (RFC 7838) where
+// HTTP/3 is. It is called before Run; an empty value says nothing.
+func (p *Proxy) Advertise(altSvc string) { p.altSvc = altSvc }
+
+// ServeQUIC serves the HTTP/3 connection q, of which c says the rest, and blocks
+// until it is closed. It is the proxy's from here on.
+func (p *Proxy) ServeQUIC(q *quic.Conn, c *Conn) {
+	p.metrics.connections.WithLabelValues(h3.ALPN).Inc()
+	p.h3.ServeConn(q, c)
 }
 
 func alpnLabel(alpn string) string {

@@ -41,6 +41,9 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 		return p.deny(x, err)
 	}
 	if h := p.handler(x); h != nil { // the gateway's own pages
+		if x.Connect != "" {
+			return p.deny(x, denied(reason.UpgradeRefused, "of the gateway's own page"))
+		}
 		return p.serveHandler(x, h)
 	}
 	if x.App == nil {
@@ -169,6 +172,9 @@ func (p *Proxy) checkHost(x *Exchange) error {
 // checkUpgrade passes RFC 6455 handshakes on HTTP/1.1 and refuses every other
 // upgrade. It makes WebSocket and SSE of the carrier.
 func checkUpgrade(x *Exchange) error {
+	if x.Connect != "" {
+		return checkConnect(x)
+	}
 	if !x.Header.Has("Upgrade") && !x.Header.HasToken("Connection", "upgrade") && !x.Header.Has("HTTP2-Settings") {
 		if x.Method == "GET" && x.Header.HasToken("Accept", "text/event-stream") {
 			x.Carrier = exchange.SSE

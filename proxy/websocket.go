@@ -2,12 +2,14 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha1" // RFC 6455 §4.2.2; no secret depends on it
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +49,26 @@ func webSocketFault(x *Exchange) string {
 	return ""
 }
 
+// checkConnect passes extended CONNECTs of WebSocket (RFC 8441, RFC 9220) and
+// refuses every other. To the application it is an upgrade of HTTP/1.1, whose key
+// is the gateway's own.
+func checkConnect(x *Exchange) error {
+	versions := x.Header.Values("Sec-WebSocket-Version")
+	switch {
+	case x.Connect != "websocket":
+		return denied(reason.UpgradeRefused, "protocol "+x.Connect)
+	case len(versions) != 1 || versions[0] != "13":
+		return denied(reason.UpgradeRefused, "version "+strings.Join(versions, ", "))
+	case x.Header.Has("Sec-WebSocket-Key") || x.Header.Has("Upgrade"):
+		return denied(reason.UpgradeRefused, "fields of an upgrade of HTTP/1.1")
+	}
+	var key [16]byte
+	_, _ = rand.Read(key[:]) // never fails
+	x.Header.Add("Sec-WebSocket-Key", base64.StdEncoding.EncodeToString(key[:]))
+	x.Carrier = exchange.WebSocket
+	return nil
+}
+
 func webSocketAccept(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
@@ -62,8 +84,12 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 		return p.deny(x, denied(reason.UpstreamBadResponse, "101 that does not answer the handshake"))
 	}
 	h := answerable(nil, res.Header)
-	h.Add("Connection", "Upgrade")
-	h.Add("Upgrade", "websocket")
+	if x.Connect == "" {
+		h.Add("Connection", "Upgrade")
+		h.Add("Upgrade", "websocket")
+	} else {
+		h = slices.DeleteFunc(h, func(f exchange.Field) bool { return strings.EqualFold(f.Name, "Sec-WebSocket-Accept") })
+	}
 	h.Add("X-Request-Id", x.ID)
 	client, err := x.Upgrade(h)
 	if errors.Is(err, exchange.ErrCut) {

@@ -1,5 +1,5 @@
 // Package exchange holds the protocol-neutral request that a front end of the
-// proxy (HTTP/1.1, HTTP/2, later HTTP/3) makes of what a client sent, and the
+// proxy (HTTP/1.1, HTTP/2, HTTP/3) makes of what a client sent, and the
 // answer's way back. Nothing here knows net/http: one walk serves all front
 // ends, and each front end is the only parser of its protocol.
 //
@@ -27,6 +27,7 @@ type Carrier string
 const (
 	H1        Carrier = "h1"
 	H2        Carrier = "h2"
+	H3        Carrier = "h3"
 	SSE       Carrier = "sse"
 	WebSocket Carrier = "websocket"
 )
@@ -68,9 +69,10 @@ type Stream interface {
 type Exchange struct {
 	Conn      *Conn
 	Stream    Stream
-	Carrier   Carrier // H1 or H2; the walk makes SSE or WebSocket of it
-	Proto     string  // "HTTP/1.0", "HTTP/1.1" or "HTTP/2.0"
+	Carrier   Carrier // H1, H2 or H3; the walk makes SSE or WebSocket of it
+	Proto     string  // "HTTP/1.0", "HTTP/1.1", "HTTP/2.0" or "HTTP/3.0"
 	Method    string
+	Connect   string // :protocol of an extended CONNECT, which is a GET here; else empty
 	Authority string // Host, or :authority, as sent
 	Target    string // path and query as sent
 	Header    Header // as sent, without Host
