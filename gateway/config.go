@@ -38,6 +38,7 @@ type Config struct {
 	StateDir string `yaml:"state_dir"` // lists, versions, audit; default state
 
 	Listen       []string          `yaml:"listen"`       // addresses of the one port; default [":8443"]
+	QUIC         QUICConfig        `yaml:"quic"`         // its UDP half: HTTP/3 and tunnels
 	Keys         KeysConfig        `yaml:"keys"`         // what `yumen enroll` wrote
 	Certificates []CertificateFile `yaml:"certificates"` // for the hosts of applications; default: the key "tls"
 	Crypto       CryptoConfig      `yaml:"crypto"`       // which protocols are served
@@ -261,6 +262,7 @@ func (c *Config) Validate() error {
 	if err := c.Crypto.Profile.Check(); err != nil {
 		fault("crypto.profile", "%w", err)
 	}
+	c.quicFaults(fault)
 	switch {
 	case c.Control == nil && c.Lists == nil:
 		fault("control", "missing (give control.url, or lists.grants and lists.policies)")

@@ -5,6 +5,7 @@
 //
 //	config.go        the configuration file
 //	gateway.go       build and run
+//	quic.go          the UDP half of the port
 //	site.go          what a reload replaces: applications, certificates, sign-in
 //	certificates.go  which certificate for which name
 //	lists.go         walk (c): verified lists → access
@@ -81,7 +82,8 @@ type Gateway struct {
 	moved  chan struct{} // a reload has put another site in place
 
 	listeners []net.Listener
-	metrics   net.Listener // nil: off
+	packets   []net.PacketConn // UDP sockets
+	metrics   net.Listener     // nil: off
 	admin     net.Listener
 	started   time.Time
 }
@@ -243,10 +245,15 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	}
 	var agents alert.Sink = g.tunnel
 	g.alerts.agents.Store(&agents)
+	reset, err := resetKey(cfg.StateDir)
+	if err != nil {
+		return err
+	}
 	if g.port, err = listen.New(listen.Config{
 		Handlers: map[string]listen.Handler{
-			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.Tunnel: g.serveTunnel,
+			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.HTTP3: g.serveHTTP3, listen.Tunnel: g.serveTunnel,
 		},
+		QUIC:  listen.QUIC{Streams: int(cfg.Proxy.Limits.Streams), ResetKey: reset},
 		Faces: s.faces, Limits: cfg.Limits, Admit: g.guard.admit, Token: g.guard.token, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
 		Logger: g.log, Registerer: g.registry, Now: g.now,
 	}); err != nil {
@@ -268,6 +275,10 @@ func (g *Gateway) serveHTTP(ctx context.Context, c *listen.Conn) {
 }
 
 func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
+	if c.QUIC != nil {
+		c.Reset()
+		return
+	}
 	g.hold(c)
 	defer g.drop(c)
 	g.tunnel.ServeConn(ctx, tunnel.Conn{
@@ -318,6 +329,9 @@ func (g *Gateway) open(ctx context.Context, cfg *Config) error {
 		}
 		g.listeners = append(g.listeners, ln)
 	}
+	if err := g.openQUIC(ctx, cfg); err != nil {
+		return err
+	}
 	if cfg.Metrics.Listen != "off" {
 		var err error
 		if g.metrics, err = listen.Listen(ctx, cfg.Metrics.Listen); err != nil {
@@ -333,6 +347,9 @@ func (g *Gateway) open(ctx context.Context, cfg *Config) error {
 func (g *Gateway) close() {
 	for _, ln := range g.listeners {
 		ln.Close()
+	}
+	for _, pc := range g.packets {
+		pc.Close()
 	}
 	if g.metrics != nil {
 		g.metrics.Close()
@@ -417,7 +434,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 	part(&before, "proxy", g.proxy.Run, front)
 	part(&before, "tunnel", g.tunnel.Run, front)
-	part(&before, "port", func(ctx context.Context) error { return g.port.Run(ctx, g.listeners...) }, front)
+	part(&before, "port", g.servePort, front)
 
 	err := before.Wait()
 	g.audit.Write(&audit.Record{Time: g.now(), Kind: audit.System, GatewayID: g.id, Object: "stop", Allowed: true, Result: "ok"})

@@ -125,18 +125,11 @@ func (g *Gateway) hold(c *listen.Conn) {
 	// Remembered first, judged again second: lists that came during the handshake
 	// are seen here, or see the connection.
 	if g.site.Load().revocation.revoked(c.Peer.Raw) != nil {
-		reset(c)
+		c.Reset()
 	}
 }
 
 func (g *Gateway) drop(c *listen.Conn) { g.peers.Delete(c) }
-
-func reset(c *listen.Conn) {
-	if tcp := listen.TCP(c.Conn); tcp != nil {
-		_ = tcp.SetLinger(0)
-		_ = tcp.Close()
-	}
-}
 
 // cutRevoked ends what was opened by certificates that are revoked now: the
 // sessions of their devices, and the connections.
@@ -151,7 +144,7 @@ func (g *Gateway) cutRevoked(r *revocation) {
 		if id, err := certid.Of(c.Peer); err == nil && id.Device != "" {
 			g.access.Cut(access.Selector{DeviceID: id.Device}, reason.ClientCertGone)
 		}
-		reset(c)
+		c.Reset()
 		return true
 	})
 }

@@ -215,6 +215,7 @@ func (c *Config) restartNeeded(old *Config) error {
 		}
 	}
 	fixed("listen", slices.Equal(c.Listen, old.Listen))
+	fixed("quic", c.QUIC.same(&old.QUIC))
 	fixed("state_dir", c.StateDir == old.StateDir)
 	fixed("keys.dir", c.Keys.Dir == old.Keys.Dir)
 	fixed("admin.socket", c.Admin.Socket == old.Admin.Socket)

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/quic-go/quic-go"
+
 	"github.com/yumen-zt/yumen/access/policy"
 )
 
@@ -12,7 +14,8 @@ import (
 // proved its key in the handshake, nil without a client certificate; never
 // another certificate of the chain.
 type Conn struct {
-	net.Conn // *tls.Conn or *tlcp.Conn: what is read and written is in the clear
+	net.Conn            // *tls.Conn or *tlcp.Conn: what is read and written is in the clear; nil over QUIC
+	QUIC     *quic.Conn // nil over TCP
 	Protocol policy.Protocol
 	Suite    string
 	SNI      string
@@ -29,6 +32,16 @@ func (c *Conn) NetConn() net.Conn {
 		return u.NetConn()
 	}
 	return nil
+}
+
+// Reset ends the connection at once, whatever it stands on. Over TCP what is
+// unsent is forgotten.
+func (c *Conn) Reset() {
+	if c.QUIC != nil {
+		_ = c.QUIC.CloseWithError(0, "")
+	} else if tcp := TCP(c.Conn); tcp != nil {
+		reset(tcp)
+	}
 }
 
 // TCP returns the socket of conn, however many layers stand on it, or nil.

@@ -14,7 +14,6 @@ import (
 	"github.com/emmansun/gmsm/smx509"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
-	"github.com/yumen-zt/yumen/crypto/hello"
 	"github.com/yumen-zt/yumen/crypto/tlcp"
 )
 
@@ -64,15 +63,16 @@ type Faces struct {
 // face is of no use to another.
 type face struct {
 	tls  *tls.Config
+	quic *tls.Config // TLS 1.3 inside QUIC
 	tlcp *tlcpFace
 }
 
-// choose picks the face for a hello.
-func (f *Faces) choose(h *hello.Hello) *face {
+// choose picks the face for what a hello offers and names.
+func (f *Faces) choose(alpn []string, name string, tlcp bool) *face {
 	switch {
-	case slices.Contains(h.ALPN, Tunnel):
+	case slices.Contains(alpn, Tunnel):
 		return &f.tunnel
-	case f.Demand != nil && (h.TLCP() || h.ServerName != "") && f.Demand(canonicalName(h.ServerName)):
+	case f.Demand != nil && (tlcp || name != "") && f.Demand(canonicalName(name)):
 		return &f.device
 	}
 	return &f.open
@@ -116,7 +116,13 @@ func (f *Faces) buildTLS() {
 	if f.Own != nil {
 		f.tunnel.tls.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.Own, nil }
 	}
-	f.tunnel.tls.DynamicRecordSizingDisabled = true // tunnels carry their own records
+	f.tunnel.tls.DynamicRecordSizingDisabled = true               // tunnels carry their own records
+	for _, face := range []*face{&f.open, &f.device, &f.tunnel} { // clones have ticket keys of their own
+		face.quic = face.tls.Clone()
+		face.quic.MinVersion = tls.VersionTLS13
+		face.quic.NextProtos = []string{HTTP3}
+	}
+	f.tunnel.quic.NextProtos = []string{Tunnel}
 }
 
 // verifyTLS looks for a chain of the client of which nothing is revoked.

@@ -34,6 +34,18 @@ func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err erro
 		linger(tcp)
 	}
 	tcp.Close()
+	p.report(remote, c, r, err)
+}
+
+// tellFailed is failed for a handshake without a socket of its own.
+func (p *Port) tellFailed(remote netip.AddrPort, c *Conn, err error) {
+	r := classify(err)
+	p.metrics.handshake(c.Protocol, r)
+	p.report(remote, c, r, err)
+}
+
+// report logs, audits and alerts, within what is bearable.
+func (p *Port) report(remote netip.AddrPort, c *Conn, r reason.Reason, err error) {
 	if r == reason.ClientGone || r == reason.TLCPPreferred {
 		return // a probe or a health check that said nothing; a browser that comes back
 	}

@@ -170,6 +170,13 @@ func (h *halfOpen) leave(from netip.Prefix) {
 	}
 }
 
+// of returns how many half-open connections a source has.
+func (h *halfOpen) of(from netip.Prefix) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.source[from].n
+}
+
 // size returns the number of half-open connections and what they cost.
 func (h *halfOpen) size() (n, bytes int) {
 	h.mu.Lock()

@@ -45,19 +45,19 @@ func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, admission Admissio
 	p.metrics.suites.WithLabelValues(conn.Protocol.String(), conn.Suite).Inc()
 	go func() { // step 4
 		defer release()
-		defer p.contain(tcp, remote, "handler of "+conn.ALPN)
+		defer p.contain(conn, "handler of "+conn.ALPN)
 		h(p.handlers, conn)
 	}()
 }
 
 // contain keeps a panic inside its connection (R22).
-func (p *Port) contain(tcp *net.TCPConn, remote netip.AddrPort, part string) {
+func (p *Port) contain(c *Conn, part string) {
 	v := recover()
 	if v == nil {
 		return
 	}
-	reset(tcp)
-	p.cfg.Logger.Error("connection panicked", zap.String("part", part), zap.Any("error", v), zap.Stringer("remote_addr", remote),
+	c.Reset()
+	p.cfg.Logger.Error("connection panicked", zap.String("part", part), zap.Any("error", v), zap.Stringer("remote_addr", c.Remote),
 		zap.Stringer("reason", reason.InternalError), zap.ByteString("stack", debug.Stack()))
 	p.cfg.Alerts.Raise(alert.Alert{Code: alert.InternalFault, Reason: reason.InternalError, Detail: part})
 }
@@ -65,7 +65,7 @@ func (p *Port) contain(tcp *net.TCPConn, remote netip.AddrPort, part string) {
 // safely is handshake that turns a panic into an error.
 func (p *Port) safely(tcp *net.TCPConn, remote netip.AddrPort, admission Admission, pend *pending) (c *Conn, err error) {
 	err = fault(reason.InternalError, "panic")
-	defer p.contain(tcp, remote, "handshake")
+	defer p.contain(&Conn{Conn: tcp, Remote: remote}, "handshake")
 	return p.handshake(tcp, remote, admission, pend)
 }
 
@@ -107,10 +107,10 @@ func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort, admission Admi
 	defer cancel()
 	if h.TLCP() {
 		if err = below.enters(costTLCP); err == nil {
-			err = c.serveTLCP(ctx, hello.Replay(below, h.Raw), f.choose(h).tlcp.config(now))
+			err = c.serveTLCP(ctx, hello.Replay(below, h.Raw), f.choose(h.ALPN, h.ServerName, true).tlcp.config(now))
 		}
 	} else if err = below.enters(costTLS); err == nil {
-		err = c.serveTLS(ctx, hello.Replay(below, h.Raw), f.choose(h).tls)
+		err = c.serveTLS(ctx, hello.Replay(below, h.Raw), f.choose(h.ALPN, h.ServerName, false).tls)
 	}
 	if err != nil {
 		return c, err

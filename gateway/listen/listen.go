@@ -8,6 +8,7 @@
 //	handshake.go  2 peek the ClientHello under its own deadline, never in Accept
 //	              3 choose the face by ALPN and server name, handshake
 //	              4 hand over to the handler on a fresh goroutine
+//	quic.go       the same for QUIC on UDP, where HTTP/3 and tunnels are served
 //
 // Nothing that a stranger sends before step 4 is seen by any other package.
 package listen
@@ -34,7 +35,8 @@ import (
 const (
 	HTTP1  = "http/1.1"
 	HTTP2  = "h2"
-	Tunnel = "yumen/1"
+	HTTP3  = "h3"      // over QUIC alone
+	Tunnel = "yumen/1" // over TLCP, TLS and QUIC
 )
 
 // Handler serves one connection. It owns conn and returns when it has ended;
@@ -55,6 +57,7 @@ const (
 // Config is what a [Port] needs.
 type Config struct {
 	Handlers map[string]Handler // by ALPN; HTTP1 also serves clients that offer none; required
+	QUIC     QUIC               // of the UDP sockets that AddPackets gives
 	Faces    *Faces             // certificates and who must show one; required
 	Limits   Limits
 	// Admit judges a connection before any byte is read; default: everybody.
@@ -126,6 +129,7 @@ type Port struct {
 	half    *halfOpen
 	metrics *metrics
 	slots   chan struct{} // one a connection
+	packets []*packets    // by AddPackets, before Run
 
 	conns    sync.WaitGroup
 	handlers context.Context // done when handlers must end
@@ -190,13 +194,19 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 // the drain time and returns after every goroutine of the port has ended.
 func (p *Port) Run(ctx context.Context, listeners ...net.Listener) error {
 	var accepting sync.WaitGroup
-	errs := make(chan error, len(listeners))
+	errs := make(chan error, len(listeners)+len(p.packets))
 	for _, ln := range listeners {
 		accepting.Go(func() { errs <- p.accept(ctx, ln) })
+	}
+	for _, u := range p.packets {
+		accepting.Go(func() { errs <- u.accept() })
 	}
 	stopped := context.AfterFunc(ctx, func() {
 		for _, ln := range listeners {
 			ln.Close()
+		}
+		for _, u := range p.packets {
+			u.ln.Close()
 		}
 	})
 	accepting.Wait()
@@ -213,6 +223,9 @@ func (p *Port) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	p.stop()
 	<-drained
+	for _, u := range p.packets {
+		u.close()
+	}
 	close(errs)
 	var all error
 	for err := range errs {
