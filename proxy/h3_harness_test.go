@@ -171,14 +171,21 @@ func readAnswer(s *quic.Stream) (status, body string, err error) {
 		case 0:
 			body += string(p)
 		case 1:
-			next := qpack.NewDecoder().Decode(p)
-			for f, err := next(); err == nil; f, err = next() {
+			for _, f := range fieldsOf(p) {
 				if f.Name == ":status" && !strings.HasPrefix(f.Value, "1") {
 					status = f.Value
 				}
 			}
 		}
 	}
+}
+
+func fieldsOf(block []byte) (all []qpack.HeaderField) {
+	next := qpack.NewDecoder().Decode(block)
+	for f, err := next(); err == nil; f, err = next() {
+		all = append(all, f)
+	}
+	return all
 }
 
 func outcome(err error) string {

@@ -111,6 +111,7 @@ func (c *conn) begin() error {
 	_ = c.fr.WriteSettings(
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: c.s.cfg.Streams},
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: streamWindow},
+		http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.s.cfg.HeaderBytes)},
 	)
 	_ = c.fr.WriteWindowUpdate(0, connWindow-65535)

@@ -88,7 +88,7 @@ func forbidden(name, value string) bool {
 // §8.3.1); the framer has checked the order and the spelling.
 func (s *stream) read(f *http2.MetaHeadersFrame) bool {
 	x := &s.x
-	var scheme string
+	var scheme, protocol string
 	seen := 0
 	for _, h := range f.PseudoFields() {
 		var to *string
@@ -101,6 +101,8 @@ func (s *stream) read(f *http2.MetaHeadersFrame) bool {
 			to = &x.Target
 		case ":authority":
 			to = &x.Authority
+		case ":protocol":
+			to = &protocol
 		default:
 			return false
 		}
@@ -110,7 +112,16 @@ func (s *stream) read(f *http2.MetaHeadersFrame) bool {
 		*to = h.Value
 		seen++
 	}
-	if x.Method == "" || x.Method != "CONNECT" && (scheme != "https" && scheme != "http" || x.Target == "") || x.Method == "CONNECT" && x.Target != "" {
+	switch {
+	case x.Method == "":
+		return false
+	case x.Method == "CONNECT" && protocol == "":
+		if x.Target != "" {
+			return false
+		}
+	case protocol != "" && x.Method != "CONNECT":
+		return false
+	case scheme != "https" && scheme != "http" || x.Target == "":
 		return false
 	}
 	regular := f.Fields[seen:]
@@ -140,6 +151,9 @@ func (s *stream) read(f *http2.MetaHeadersFrame) bool {
 	}
 	x.Header = joinCookies(x.Header)
 	x.Proto = "HTTP/2.0"
+	if protocol != "" {
+		return s.connect(f, protocol)
+	}
 	switch {
 	case f.StreamEnded():
 		s.recvErr = io.EOF

@@ -6,9 +6,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -37,6 +39,8 @@ type stream struct {
 	declared   int64 // Content-Length of the request, -1: none
 	tooLarge   bool  // the head was cut short
 
+	writeBy time.Time   // guarded by c.mu; the deadline of a tunnel's writes
+	late    *time.Timer // guarded by c.mu; rings then
 	stalled watch.Alarm // a window stays shut
 	begun   bool        // the final head is written
 	noBody  bool
@@ -84,6 +88,9 @@ func (s *stream) run() {
 	c.closed[s.id/2%uint32(len(c.closed))] = s.id
 	if c.leaving && len(c.streams) == 0 {
 		_ = c.c.SetReadDeadline(past) // the reader closes
+	}
+	if s.late != nil {
+		s.late.Stop()
 	}
 	c.send()
 	c.mu.Unlock()
@@ -160,6 +167,8 @@ func (s *stream) alive() error {
 		return s.c.failed
 	case s.sentEnd:
 		return errEnded
+	case !s.writeBy.IsZero() && !time.Now().Before(s.writeBy):
+		return os.ErrDeadlineExceeded
 	}
 	return nil
 }
@@ -323,11 +332,6 @@ func (s *stream) finish() error {
 	}
 	s.sentEnd = true
 	return nil
-}
-
-// Upgrade is refused: the connection is shared.
-func (s *stream) Upgrade(exchange.Header) (net.Conn, error) {
-	return nil, errors.New("h2: upgrade on a shared connection")
 }
 
 // CloseAfter does nothing: the connection is shared.

@@ -1,9 +1,9 @@
 package h3
 
 import (
+	"errors"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
@@ -25,28 +25,26 @@ func (s *stream) connect(protocol string) error {
 func (s *stream) Upgrade(h exchange.Header) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.x.Connect == "" {
+		return nil, errors.New("h3: upgrade on a shared connection")
+	}
 	s.begun = true
 	s.begin(http.StatusOK, h)
 	if err := s.flush(); err != nil {
 		return nil, err
 	}
-	return tunnel{s, new(atomic.Bool)}, nil
+	s.handed = true
+	return tunnel{s}, nil
 }
 
 // tunnel is the stream of an accepted CONNECT. Each direction is for one
 // goroutine, Close for any.
-type tunnel struct {
-	s      *stream
-	closed *atomic.Bool
-}
+type tunnel struct{ s *stream }
 
 func (t tunnel) Read(p []byte) (int, error) { return bodyReader{t.s}.Read(p) }
 
 func (t tunnel) Write(p []byte) (int, error) {
 	n, err := t.s.Write(p)
-	if err == nil && t.closed.Load() {
-		err = net.ErrClosed
-	}
 	if err == nil {
 		err = t.s.Flush()
 	}
@@ -56,7 +54,6 @@ func (t tunnel) Write(p []byte) (int, error) {
 // Close fails what waits, in both directions. The stream itself ends with its
 // walk.
 func (t tunnel) Close() error {
-	t.closed.Store(true)
 	_ = t.s.str.SetWriteDeadline(past)
 	return t.s.WakeReader()
 }
@@ -65,4 +62,4 @@ func (t tunnel) LocalAddr() net.Addr                { return t.s.c.q.LocalAddr()
 func (t tunnel) RemoteAddr() net.Addr               { return t.s.c.q.RemoteAddr() }
 func (t tunnel) SetDeadline(d time.Time) error      { return t.s.str.SetDeadline(d) }
 func (t tunnel) SetReadDeadline(d time.Time) error  { return t.s.str.SetReadDeadline(d) }
-func (t tunnel) SetWriteDeadline(d time.Time) error { return nil } // send sets its own
+func (t tunnel) SetWriteDeadline(d time.Time) error { return t.s.str.SetWriteDeadline(d) }

@@ -46,6 +46,8 @@ type stream struct {
 	noBody  bool
 	remains int64 // of a body of known length; -1: not known
 	tail    exchange.Header
+	broken  error // guarded by mu; a frame was not written whole
+	handed  bool  // guarded by mu; to Upgrade's caller, who sets deadlines himself
 }
 
 func newStream(c *conn, str *quic.Stream) *stream {
@@ -361,10 +363,16 @@ func (s *stream) flush() error {
 
 // send writes p, for as long as the client takes something. mu is held.
 func (s *stream) send(p []byte) (n int, err error) {
-	_ = s.str.SetWriteDeadline(time.Now().Add(s.c.s.cfg.WriteStall))
-	if n, err = s.str.Write(p); isTimeout(err) {
+	if s.broken != nil {
+		return 0, s.broken
+	}
+	if !s.handed {
+		_ = s.str.SetWriteDeadline(time.Now().Add(s.c.s.cfg.WriteStall))
+	}
+	if n, err = s.str.Write(p); isTimeout(err) && !s.handed {
 		s.reset(errExcessiveLoad)
 	}
+	s.broken = err
 	return n, err
 }
 
@@ -390,6 +398,8 @@ func (s *stream) finish() error {
 		return errors.New("h3: the walk has not answered")
 	case s.remains > 0 && !s.noBody:
 		return errors.New("h3: the body is shorter than its head says")
+	case s.handed:
+		s.handed = false
 	case len(s.tail) > 0:
 		s.section(func(put func(name, value string)) {
 			for _, f := range s.tail {
