@@ -115,6 +115,9 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body, list *excha
 	}
 	*list = h
 	trailers := forwardableTrailers(res.Trailers)
+	if res.Trailer != nil && trailers == nil && x.Carrier != exchange.H1 {
+		trailers = []string{} // some may come unannounced, as those of gRPC do
+	}
 	err := x.WriteHeader(res.Status, h, res.Length, trailers)
 	if errors.Is(err, exchange.ErrCut) {
 		return p.deny(x, p.failure(x, b, err))
@@ -133,7 +136,7 @@ func (p *Proxy) answer(x *Exchange, res *upstream.Response, b *body, list *excha
 		}
 		return fmt.Errorf("send answer: %w", err)
 	}
-	if len(trailers) > 0 {
+	if trailers != nil {
 		var t exchange.Header
 		for _, f := range res.Trailer() {
 			if len(forwardableTrailers([]string{f.Name})) > 0 {

@@ -297,24 +297,50 @@ func TestS26_BackPressureIsNotSlowness(t *testing.T) {
 	}
 }
 
+// gRPC's status comes in a trailer that nobody announces, or in a head that
+// ends its stream.
 func TestGRPCOverHTTP2ToTheUpstream(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 2 || r.Header.Get("Te") != "trailers" {
 			w.WriteHeader(500)
 		}
 		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Trailer", "Grpc-Status")
-		_, _ = io.Copy(w, r.Body)
-		w.Header().Set("Grpc-Status", "0")
+		switch r.URL.Path {
+		case "/announced":
+			w.Header().Set("Trailer", "Grpc-Status")
+			_, _ = io.Copy(w, r.Body)
+			w.Header().Set("Grpc-Status", "0")
+		case "/unannounced":
+			_, _ = io.Copy(w, r.Body)
+			w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+			w.Header().Set(http.TrailerPrefix+"X-Yumen-User", "evil")
+			w.Header().Set(http.TrailerPrefix+"Set-Cookie", "evil")
+		case "/length":
+			w.Header().Set("Content-Length", "7")
+			_, _ = io.Copy(w, r.Body)
+		case "/head":
+			w.Header().Set("Grpc-Status", "12")
+			w.Header().Set("Content-Length", "0")
+		}
 	}))
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()
 	t.Cleanup(s.Close)
-	f := newFixture(t, s.URL, with(func(c *fixtureConfig) { c.app.HTTP2 = true }))
-	res, body := do(t, f.h2(), "POST", "https://"+host+"/pkg.Service/Method", http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}, strings.NewReader("message"))
-	if res.StatusCode != 200 || body != "message" || res.Trailer.Get("Grpc-Status") != "0" {
-		t.Errorf("%d %q, trailers %v", res.StatusCode, body, res.Trailer)
+	own := newFixture(t, s.URL, with(func(c *fixtureConfig) { c.app.HTTP2 = true }))
+	reference := newFixture(t, s.URL, with(func(c *fixtureConfig) { c.app.HTTP2, c.cfg.HTTP2Engine = true, HTTP2Reference }))
+	for name, client := range map[string]*http.Client{"h2": own.h2(), "h2 by the reference": reference.h2(), "h3": own.h3(own.quicPort())} {
+		for path, want := range map[string]string{
+			"/announced":   "message head [] trailer map[Grpc-Status:[0]]",
+			"/unannounced": "message head [] trailer map[Grpc-Status:[0]]",
+			"/length":      "message head [] trailer map[]",
+			"/head":        " head [12] trailer map[]",
+		} {
+			res, body := do(t, client, "POST", "https://"+host+path, http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}, strings.NewReader("message"))
+			if got := fmt.Sprintf("%s head %v trailer %v", body, res.Header["Grpc-Status"], res.Trailer); res.StatusCode != 200 || got != want {
+				t.Errorf("%s %s: %d %s, want %s", name, path, res.StatusCode, got, want)
+			}
+		}
 	}
 }
 

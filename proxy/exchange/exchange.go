@@ -41,7 +41,8 @@ type Stream interface {
 	// WriteInfo sends an informational answer, 102 to 199.
 	WriteInfo(status int, h Header) error
 	// WriteHeader sends the head of the final answer. length is the body's, -1
-	// when it is not known. trailers names the trailer fields that may follow.
+	// when it is not known. trailers names the trailer fields that may follow; nil
+	// says that none will, empty that some may without having been announced.
 	WriteHeader(status int, h Header, length int64, trailers []string) error
 	// Write sends a part of the body; it may buffer. A client that takes nothing
 	// for too long is aborted, here and in Flush.

@@ -204,7 +204,9 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 	s.begun, s.left = true, -1
 	s.noBody = s.x.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
 	if length >= 0 && len(trailers) == 0 {
-		s.left = length
+		if trailers == nil {
+			s.left = length
+		}
 		if status != http.StatusNoContent {
 			c.field("content-length", strconv.FormatInt(length, 10))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -68,6 +69,8 @@ type stream struct {
 	rc    *http.ResponseController
 	stall time.Duration
 	late  *time.Timer // aborts a write that waits for longer than stall
+
+	announced []string // trailer fields that the head named
 }
 
 func (s *stream) set(h exchange.Header) {
@@ -88,6 +91,7 @@ func (s *stream) WriteInfo(status int, h exchange.Header) error {
 
 func (s *stream) WriteHeader(status int, h exchange.Header, length int64, trailers []string) error {
 	s.set(h)
+	s.announced = trailers
 	to := s.w.Header()
 	if _, ok := to["Content-Type"]; !ok {
 		to["Content-Type"] = nil // no guess
@@ -115,7 +119,16 @@ func (s *stream) Flush() error {
 }
 
 func (s *stream) WriteTrailer(h exchange.Header) error {
-	s.set(h)
+	named := func(name string) bool {
+		return slices.ContainsFunc(s.announced, func(n string) bool { return strings.EqualFold(n, name) })
+	}
+	for _, f := range h {
+		k := http.CanonicalHeaderKey(f.Name)
+		if !named(k) {
+			k = http.TrailerPrefix + k
+		}
+		s.w.Header()[k] = append(s.w.Header()[k], f.Value)
+	}
 	return nil
 }
 

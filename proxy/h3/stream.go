@@ -313,7 +313,9 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 	s.begun = true
 	s.noBody = s.x.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
 	if length >= 0 && len(trailers) == 0 {
-		s.remains = length
+		if trailers == nil {
+			s.remains = length
+		}
 		if status != http.StatusNoContent {
 			more = append(more, exchange.Field{Name: "content-length", Value: strconv.FormatInt(length, 10)})
 		}

@@ -114,7 +114,7 @@ func answerHTTP2(res *http.Response) (*Response, error) {
 		res.Body.Close()
 		return nil, &Error{Why: reason.UpstreamBadResponse, Err: fmt.Errorf("status %d", res.StatusCode)}
 	}
-	if len(res.Trailer) > 0 {
+	if res.ContentLength != 0 { // 0: the stream ended with its head
 		for n := range res.Trailer {
 			out.Trailers = append(out.Trailers, n)
 		}

@@ -168,8 +168,8 @@ type Response struct {
 	Header   exchange.Header
 	Length   int64 // -1: not known
 	Body     io.ReadCloser
-	Trailers []string
-	Trailer  func() exchange.Header // valid at the body's end
+	Trailers []string               // that are announced
+	Trailer  func() exchange.Header // valid at the body's end, announced or not; nil: none will come
 	Tunnel   io.ReadWriteCloser     // after 101, beside an empty Body
 
 	ready func() bool
