@@ -16,9 +16,11 @@ type Mode string
 
 // The modes.
 const (
-	Auto    Mode = ""        // native, else generic with a warning
+	Auto    Mode = ""        // native, else generic with a warning, else nftables with one
 	Native  Mode = "native"  // in the driver
 	Generic Mode = "generic" // behind the driver, about three times as costly
+
+	Nftables Mode = "nftables" // no XDP at all: package nft
 )
 
 // Rate is so many packets a second, and so many at once.
@@ -27,13 +29,19 @@ type Rate struct {
 	Burst     int // default: one second's
 }
 
-func (r Rate) gcra() (interval, burst uint64) {
+// Interval returns r as its credit is counted: the time of one, and how much
+// of it may be owed. Both are 0 without a limit.
+func (r Rate) Interval() (interval, burst time.Duration) {
 	if r.PerSecond <= 0 {
 		return 0, 0
 	}
-	n := cmp.Or(r.Burst, r.PerSecond)
-	interval = uint64(time.Second) / uint64(r.PerSecond)
-	return interval, interval * uint64(n-1)
+	interval = time.Second / time.Duration(r.PerSecond)
+	return interval, interval * time.Duration(cmp.Or(r.Burst, r.PerSecond)-1)
+}
+
+func (r Rate) gcra() (interval, burst uint64) {
+	i, b := r.Interval()
+	return uint64(i), uint64(b)
 }
 
 // Sizes bounds the maps. Changed ones are taken into use by new maps.
@@ -72,7 +80,8 @@ type Config struct {
 	Logger *zap.Logger // default: none
 }
 
-func (c *Config) setDefaults() {
+// Complete puts the defaults in.
+func (c *Config) Complete() {
 	set := func(p *int, n int) { *p = cmp.Or(*p, n) }
 	set(&c.Sizes.Denied, 65536)
 	set(&c.Sizes.Networks, 4096)
@@ -100,8 +109,8 @@ func (c *Config) Validate() error {
 	if c.Interface == "" {
 		fault("interface: missing (the one that strangers reach, for example eth0)")
 	}
-	if c.Mode != Auto && c.Mode != Native && c.Mode != Generic {
-		fault("mode: %q is none of native, generic", c.Mode)
+	if c.Mode != Auto && c.Mode != Native && c.Mode != Generic && c.Mode != Nftables {
+		fault("mode: %q is none of native, generic, nftables", c.Mode)
 	}
 	if n := len(c.Management); n > MaxManagement {
 		fault("management: %d networks, at most %d", n, MaxManagement)

@@ -58,7 +58,7 @@ func Open(cfg Config) (*Guard, error) {
 
 // openSpec is Open with another program than the committed one.
 func openSpec(spec *ebpf.CollectionSpec, cfg Config) (*Guard, error) {
-	cfg.setDefaults()
+	cfg.Complete()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("check guard: %w", err)
 	}
@@ -302,7 +302,7 @@ func same(m *ebpf.Map, path string) bool {
 // Interface, mode, sizes and pin folder stay as they are.
 func (g *Guard) Configure(cfg Config) error {
 	cfg.Interface, cfg.Mode, cfg.Sizes, cfg.PinDir, cfg.Logger = g.cfg.Interface, g.cfg.Mode, g.cfg.Sizes, g.cfg.PinDir, g.cfg.Logger
-	cfg.setDefaults()
+	cfg.Complete()
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("check guard: %w", err)
 	}
@@ -398,7 +398,7 @@ func (g *Guard) Management(a netip.Addr) bool {
 // gateway does not run. It reports whether there was one.
 func Remove(pinDir, iface string) (bool, error) {
 	cfg := Config{Interface: iface, PinDir: pinDir}
-	cfg.setDefaults()
+	cfg.Complete()
 	if iface == "" || iface != filepath.Base(iface) || iface == "." || iface == ".." {
 		return false, fmt.Errorf("remove guard: %q is no interface", iface)
 	}
@@ -420,7 +420,7 @@ func Remove(pinDir, iface string) (bool, error) {
 // Pinned reports whether a guard is pinned for iface.
 func Pinned(pinDir, iface string) bool {
 	cfg := Config{Interface: iface, PinDir: pinDir}
-	cfg.setDefaults()
+	cfg.Complete()
 	_, err := os.Stat(filepath.Join(cfg.folder(), "link"))
 	return err == nil
 }
