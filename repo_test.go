@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"access/policy":  {"wire", "internal/..."},
 	"apps":           {"wire", "crypto/...", "internal/..."},
 	"ctlclient":      {"wire", "crypto/...", "internal/..."},
-	"bpf":            {"internal/reason"},
+	"bpf":            {"internal/reason", "internal/siphash"},
 	"crypto":         {"internal/..."},
 	"wire":           {},
 	"internal":       {"wire"},

@@ -43,8 +43,8 @@ type guard struct {
 	managed []netip.Prefix
 	book    *spa.Book
 	permits devicePermits
-	xdp     *bpf.Guard // nil: it cannot be loaded
-	lacks   error      // why
+	xdp     tier  // nil: it cannot be loaded
+	lacks   error // why
 	knocks  []net.PacketConn
 
 	on      atomic.Bool // attached
@@ -82,7 +82,7 @@ func (g *Gateway) openGuard(ctx context.Context, cfg *Config) (err error) {
 			d.close()
 		}
 	}()
-	if d.xdp, d.lacks = bpf.Open(bc); d.lacks == nil {
+	if d.xdp, d.lacks = openTier(bc, openXDP, openNft); d.lacks == nil {
 		if d.lacks = d.xdp.Deny(blocked); d.lacks == nil && (c.Required || d.marked() || d.xdp.State().Pinned) {
 			d.lacks = d.attach(true)
 		}

@@ -34,7 +34,7 @@ type devicePermits struct {
 	now       func() time.Time
 	log       *zap.Logger
 	book      *spa.Book
-	xdp       *bpf.Guard // nil: admission in user space alone
+	xdp       tier // nil: admission in user space alone
 
 	mu     sync.Mutex
 	users  map[string]map[string]struct{} // guarded by mu; users of a device with a row

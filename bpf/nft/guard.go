@@ -199,9 +199,6 @@ func (g *Guard) Attach() error {
 		return err
 	}
 	g.attached = true
-	if g.cfg.Mode == bpf.Auto {
-		g.log.Warn("guard runs in nftables: XDP cannot run here", zap.String("interface", g.cfg.Interface))
-	}
 	return nil
 }
 

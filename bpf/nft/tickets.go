@@ -34,7 +34,11 @@ func (g *Guard) AddTicket(t bpf.Ticket) error {
 	if len(g.tickets) >= g.cfg.Sizes.Tickets {
 		return errors.New("add ticket: no room (raise guard.sizes.tickets)")
 	}
-	g.tickets[t.Alias] = &ticket{Ticket: t}
+	k := &ticket{Ticket: t, newest: t.Used}
+	if t.Used > 0 {
+		k.before = 1<<32 - 1
+	}
+	g.tickets[t.Alias] = k
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/yumen-zt/yumen/bpf"
+	"github.com/yumen-zt/yumen/bpf/nft"
 	"github.com/yumen-zt/yumen/gateway"
 )
 
@@ -97,7 +99,8 @@ func guardOffCmd() *cobra.Command {
 	off.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *iface != "" {
 			there, err := bpf.Remove(*pins, *iface)
-			if err == nil && !there {
+			second, err2 := nft.Remove(*iface)
+			if err = errors.Join(err, err2); err == nil && !there && !second {
 				err = fmt.Errorf("take guard off: none is pinned for %s", *iface)
 			}
 			if err != nil {

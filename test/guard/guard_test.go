@@ -252,9 +252,9 @@ func (s *site) everyday(t *testing.T, when string) {
 
 func modes(t *testing.T, f func(t *testing.T, mode string)) {
 	needRoot(t)
-	for _, mode := range []string{"native", "generic"} {
-		if mode == "generic" && !testbed.Long() {
-			continue // the program is the same, and bpf's own tests attach it in both modes
+	for _, mode := range []string{"native", "generic", "nftables"} {
+		if mode != "native" && !testbed.Long() {
+			continue // TestS38_TiersAgree is their short form, and bpf's own tests attach the program in both modes
 		}
 		t.Run(mode, func(t *testing.T) { f(t, mode) })
 	}
