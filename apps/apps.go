@@ -52,7 +52,7 @@ type App struct {
 	PublicPaths   []string
 	HostHeader    string // the Host that the upstream sees; empty: the client's
 	HTTP2         bool   // speak HTTP/2 to the upstreams (gRPC)
-	ProxyProtocol bool   // begin TCP flows with a PROXY protocol v2 header
+	ProxyProtocol bool   // begin connections with a PROXY protocol v2 header: each has one client then
 	Origin        bool   // the identity headers and assertion are sent
 
 	AnswerTimeout time.Duration // for the head of an answer; 0: the proxy's

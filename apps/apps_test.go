@@ -56,7 +56,7 @@ func TestValidateNamesEveryFaultByItsPath(t *testing.T) {
 	}
 	for _, want := range []string{"connect_timeout:", "apps[0].id:", "apps[0].hosts[0]:", "apps[0].hosts[1]:", "apps[0].upstreams[0]:", "apps[0].upstreams[1]:", "apps[0].upstreams[2]:",
 		"apps[0].upstreams[3]:", "apps[0].upstreams[4]:", "apps[1].balance:", "apps[1].level:", "apps[1].public_paths[0]:", "apps[1].public_paths[1]:", "apps[1].public_paths[2]:",
-		"apps[1].allow_addresses[0]:", "apps[1].proxy_protocol:", "apps[1].host_header:", "apps[2].id:", "apps[2].hosts[0]:", "apps[2].upstreams:", "apps[2].tls:", "apps[3].upstreams:", "apps[4].hosts:"} {
+		"apps[1].allow_addresses[0]:", "apps[1].host_header:", "apps[2].id:", "apps[2].hosts[0]:", "apps[2].upstreams:", "apps[2].tls:", "apps[3].upstreams:", "apps[4].hosts:"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no fault at %s in:\n%v", want, err)
 		}

@@ -50,7 +50,7 @@ type AppConfig struct {
 	AllowAddresses []string  `yaml:"allow_addresses"` // networks that the address rules would refuse
 	HostHeader     string    `yaml:"host_header"`     // Host for the upstream; default: the client's
 	HTTP2          bool      `yaml:"http2"`           // speak HTTP/2 to the upstreams (gRPC); default false
-	ProxyProtocol  bool      `yaml:"proxy_protocol"`  // PROXY protocol v2 on tcp upstreams; default false
+	ProxyProtocol  bool      `yaml:"proxy_protocol"`  // begin connections with a PROXY protocol v2 header; http: one connection a request; default false
 	NoIdentity     bool      `yaml:"no_identity"`     // do not send identity headers; default false
 	MaxRequests    int       `yaml:"max_requests"`    // in hand at once, WebSockets included; default 10000
 	TLS            TLSConfig `yaml:"tls"`
@@ -149,8 +149,11 @@ func (a *AppConfig) validate(at string, fault func(path, format string, args ...
 	if kinds["http"] && kinds["https"] {
 		fault(at+".upstreams", "http and https together (use one)")
 	}
-	if a.ProxyProtocol && !kinds["tcp"] {
-		fault(at+".proxy_protocol", "no tcp upstream (it holds for tcp only)")
+	if a.ProxyProtocol && kinds["udp"] && len(kinds) == 1 {
+		fault(at+".proxy_protocol", "udp upstreams alone (it holds for tcp)")
+	}
+	if a.ProxyProtocol && a.HTTP2 {
+		fault(at+".proxy_protocol", "with http2 requests of several clients share a connection (remove one of both)")
 	}
 	switch b := a.Balance; b {
 	case "", leastConnections, roundRobin, consistentHash:

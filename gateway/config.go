@@ -44,6 +44,7 @@ type Config struct {
 	Crypto       CryptoConfig      `yaml:"crypto"`       // which protocols are served
 	Revocation   RevocationConfig  `yaml:"revocation"`   // of client certificates; default: no lists
 	Limits       listen.Limits     `yaml:"limits"`       // before authentication
+	Forwarders   ForwardersConfig  `yaml:"forwarders"`   // whose word on the client's address counts; default: nobody's
 
 	Control *ControlConfig         `yaml:"control"` // the control center; default: lists come from files
 	Outbox  ctlclient.OutboxConfig `yaml:"outbox"`  // reports that wait for the control center
@@ -256,6 +257,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	lines("limits.", c.Limits.Validate())
+	c.Forwarders.faults(fault)
 	for i, f := range c.Certificates {
 		c.certificateFaults(fmt.Sprintf("certificates[%d]", i), f, fault)
 	}

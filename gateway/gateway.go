@@ -233,6 +233,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	pc := cfg.Proxy
 	pc.GatewayID, pc.Access, pc.Apps = g.id, g.access, s.apps
 	pc.Authenticate = authenticator{g}
+	pc.Forwarders = proxy.Forwarders{Networks: networks(cfg.Forwarders.Headers), Field: cfg.Forwarders.Field}
 	if pc.Handlers, err = g.handlers(cfg); err != nil {
 		return err
 	}
@@ -254,7 +255,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.HTTP3: g.serveHTTP3, listen.Tunnel: g.serveTunnel,
 		},
 		QUIC:  listen.QUIC{Streams: int(cfg.Proxy.Limits.Streams), ResetKey: reset},
-		Faces: s.faces, Limits: cfg.Limits, Admit: g.guard.admit, Token: g.guard.token, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
+		Faces: s.faces, Limits: cfg.Limits, Forwarders: networks(cfg.Forwarders.ProxyProtocol), Admit: g.guard.admit, Token: g.guard.token, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
 		Logger: g.log, Registerer: g.registry, Now: g.now,
 	}); err != nil {
 		return err

@@ -222,6 +222,7 @@ func (c *Config) restartNeeded(old *Config) error {
 	fixed("metrics.listen", c.Metrics.Listen == old.Metrics.Listen)
 	fixed("audit", c.Audit == old.Audit)
 	fixed("limits", c.Limits == old.Limits)
+	fixed("forwarders", c.Forwarders.same(&old.Forwarders))
 	fixed("name", c.Name == old.Name)
 	fixed("crypto.profile", c.Crypto.Profile.String() == old.Crypto.Profile.String()) // links and connections that stand have it
 	fixed("proxy.limits", c.Proxy.Limits == old.Proxy.Limits)

@@ -55,14 +55,14 @@ func (p *Proxy) deny(x *Exchange, err error) error {
 	p.metrics.refused.WithLabelValues(d.why.String()).Inc()
 	if ce := p.cfg.Logger.Check(zap.DebugLevel, "request refused"); ce != nil {
 		ce.Write(zap.String("request_id", x.ID), zap.Stringer("reason", d.why), zap.String("detail", d.detail),
-			zap.Stringer("remote_addr", x.Conn.Remote))
+			zap.String("remote_addr", x.ClientText()))
 	}
 	if !d.audited && !x.Leased { // else access writes the record of its end
 		p.record(x, d.why, d.policyID, d.detail)
 	}
 	if abusive(d.why) {
 		p.cfg.Alerts.Raise(alert.Alert{Code: alert.RequestAbuse, Time: p.cfg.Now(), Reason: d.why,
-			Remote: x.Conn.Remote.Addr().String(), Detail: d.detail})
+			Remote: x.ClientAddress(), Detail: d.detail})
 	}
 	if x.Started() {
 		return d

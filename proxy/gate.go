@@ -74,7 +74,7 @@ func describe(x *Exchange, r *audit.Record) {
 	r.RequestID, r.Carrier = x.ID, string(x.Carrier)
 	r.Method, r.Path = x.Method, x.Path
 	r.Protocol, r.Suite = x.Conn.Protocol.String(), x.Conn.Suite
-	r.Remote = x.Conn.RemoteText()
+	r.Remote = x.ClientText()
 	if x.App != nil {
 		r.AppID = x.App.ID
 	}

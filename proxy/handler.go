@@ -31,7 +31,7 @@ func (p *Proxy) serveHandler(x *Exchange, h http.Handler) error {
 		Method: x.Method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		URL:    &url.URL{Path: path, RawPath: x.Path, RawQuery: x.Query},
 		Header: make(http.Header, len(x.Header)), Body: http.NoBody, ContentLength: x.Length,
-		Host: publicHost(x), RemoteAddr: x.Conn.Remote.String(), RequestURI: x.Target,
+		Host: publicHost(x), RemoteAddr: x.ClientText(), RequestURI: x.Target,
 	}
 	for _, f := range x.Header {
 		var low [lowest]byte

@@ -13,7 +13,7 @@ import (
 // They are appended to h.
 func (p *Proxy) rewrite(h exchange.Header, x *Exchange) (exchange.Header, error) {
 	h = forwardable(h, x.Header)
-	h.Add("X-Forwarded-For", x.Conn.AddressText())
+	h.Add("X-Forwarded-For", x.ClientAddress())
 	h.Add("X-Forwarded-Proto", "https")
 	h.Add("X-Forwarded-Host", publicHost(x))
 	h.Add("X-Request-Id", x.ID)

@@ -53,6 +53,8 @@ type Config struct {
 	// [HTTP2Reference].
 	HTTP2Engine string `yaml:"http2_engine"`
 
+	// Forwarders are those whose fields name the client. Default: none.
+	Forwarders   Forwarders            `yaml:"-"`
 	GatewayID    string                `yaml:"-"` // required: the issuer of assertions, and the loop mark
 	Access       *access.Access        `yaml:"-"` // required
 	Apps         *apps.Registry        `yaml:"-"` // required

@@ -20,7 +20,7 @@ func (p *Proxy) roundTrip(x *Exchange, s *site, req *upstream.Request, b *body) 
 	key := ""
 	if x.App.Sticky() {
 		if key = x.Facts.UserID; key == "" {
-			key = x.Conn.Remote.Addr().String()
+			key = x.ClientAddress()
 		}
 	}
 	var err error = errNoUpstream

@@ -59,7 +59,7 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 	}
 	x.Facts = facts
 	l, no := p.gate.acquire(facts, s.apps[x.App].handle, &policy.Request{ // 3
-		Remote: x.Conn.Remote.Addr(), Protocol: x.Conn.Protocol,
+		Remote: x.Client().Addr(), Protocol: x.Conn.Protocol,
 		Method: x.Method, Path: x.Path,
 	}, carrier{x})
 	if no.Reason != reason.OK {
@@ -74,6 +74,9 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 
 // route gives the request its one reading and finds its application.
 func (p *Proxy) route(x *Exchange, s *site) error {
+	if err := p.cfg.Forwarders.client(x); err != nil {
+		return err
+	}
 	if err := p.checkFields(x); err != nil {
 		return err
 	}

@@ -61,12 +61,16 @@ func (p *Port) admit(tcp *net.TCPConn) {
 		reset(tcp)
 		return
 	}
-	from := sourceOf(remote.Addr())
 	select {
 	case p.slots <- struct{}{}:
 	default:
 		p.refuse(tcp, remote, reason.AcceptLimit)
 		return
+	}
+	// Behind a forwarder the source is not known before its header.
+	from := netip.Prefix{}
+	if !p.forwarder(remote.Addr()) {
+		from = sourceOf(remote.Addr())
 	}
 	if !p.half.enter(from, p.cfg.Limits.ConnectionsPerSource) {
 		<-p.slots
@@ -83,7 +87,7 @@ func (p *Port) admit(tcp *net.TCPConn) {
 	setNotSent(tcp)
 	p.conns.Add(1)
 	release := func() {
-		p.half.leave(from)
+		p.half.leave(pend.from)
 		<-p.slots
 		p.conns.Done()
 	}

@@ -40,9 +40,9 @@ type halfOpen struct {
 type share struct{ n, bytes int }
 
 type pending struct {
-	from  netip.Prefix
-	close func() // called without mu
-	cost  int    // guarded by halfOpen.mu
+	from  netip.Prefix // zero: not known yet, of a forwarder; set by its goroutine alone
+	close func()       // called without mu
+	cost  int          // guarded by halfOpen.mu
 }
 
 func newHalfOpen(l Limits) *halfOpen {
@@ -73,7 +73,7 @@ func (h *halfOpen) add(from netip.Prefix, close func()) (*pending, bool) {
 	p := &pending{from, close, costPeek}
 	h.mu.Lock()
 	s := h.source[from]
-	if s.n >= h.perSource || s.bytes+p.cost > h.perSourceBytes {
+	if from.IsValid() && (s.n >= h.perSource || s.bytes+p.cost > h.perSourceBytes) {
 		h.mu.Unlock()
 		return nil, false
 	}
@@ -99,7 +99,7 @@ func (h *halfOpen) grow(p *pending, cost int) bool {
 		return held
 	}
 	s := h.source[p.from]
-	if s.bytes+more > h.perSourceBytes {
+	if p.from.IsValid() && s.bytes+more > h.perSourceBytes {
 		h.mu.Unlock()
 		return false
 	}
@@ -150,11 +150,40 @@ func (h *halfOpen) drop(p *pending) {
 	h.source[p.from] = s
 }
 
-// enter counts a connection of from, or refuses it at most.
+// learn says that p, of a forwarder, is of from, which it counts as add and enter
+// would have. It reports why that is too much, or OK.
+func (h *halfOpen) learn(p *pending, from netip.Prefix, most int) reason.Reason {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.source[from]
+	_, held := h.evict[p]
+	switch {
+	case !held, s.n >= h.perSource, s.bytes+p.cost > h.perSourceBytes:
+		return reason.HandshakeLimit
+	case h.open[from] >= most:
+		return reason.SourceLimit
+	}
+	old := h.source[p.from]
+	if old = (share{old.n - 1, old.bytes - p.cost}); old.n == 0 {
+		delete(h.source, p.from)
+	} else {
+		h.source[p.from] = old
+	}
+	h.source[from] = share{s.n + 1, s.bytes + p.cost}
+	if h.open[p.from]--; h.open[p.from] == 0 {
+		delete(h.open, p.from)
+	}
+	h.open[from]++
+	p.from = from
+	return reason.OK
+}
+
+// enter counts a connection of from, or refuses it at most. A source that is not
+// known yet has no limit.
 func (h *halfOpen) enter(from netip.Prefix, most int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.open[from] >= most {
+	if from.IsValid() && h.open[from] >= most {
 		return false
 	}
 	h.open[from]++

@@ -33,6 +33,9 @@ func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, admission Admissio
 		err = fault(reason.HandshakeLimit, "pushed out by newer connections")
 	}
 	if err != nil {
+		if conn != nil {
+			remote = conn.Remote // which its forwarder may have named
+		}
 		p.failed(tcp, remote, conn, err)
 		release()
 		return
@@ -77,12 +80,18 @@ func (p *Port) handshake(tcp *net.TCPConn, remote netip.AddrPort, admission Admi
 		return c, err
 	}
 	below := &meter{TCPConn: tcp, half: p.half, pend: pend, base: costPeek}
+	if p.forwarder(remote.Addr()) {
+		if err := p.forwarded(below, c); err != nil {
+			return c, err
+		}
+	}
 	from, err := p.stepOver(tcp, below, admission)
 	if err != nil {
 		return c, err
 	}
 	h, err := hello.Read(from)
 	if err != nil {
+		err = notForwarder(h, err)
 		if _, read := errors.AsType[*hello.Error](err); read {
 			sendAlert(tcp, h, alertDecode)
 		}

@@ -65,7 +65,10 @@ type Config struct {
 	// Token judges what stands before the hello of one that must show it; it is
 	// needed where Admit demands it.
 	Token func(local netip.AddrPort, token []byte) bool
-	Drain time.Duration // how long handlers may go on after Run's context is done; default 30s
+	// Forwarders are the networks whose connections begin with a PROXY header,
+	// which names the client. It is demanded of them, and refused from others.
+	Forwarders []netip.Prefix
+	Drain      time.Duration // how long handlers may go on after Run's context is done; default 30s
 
 	GatewayID  string
 	Audit      audit.Sink            // default: none

@@ -43,6 +43,7 @@ var catalogue = map[Reason]entry{
 	ClientCertUsage:  {"client_cert_usage", 401, "a client certificate lacks a key usage", "客户端证书缺少所需的密钥用法", "Enrol this device again.", "请重新登记本设备。"},
 	ClientCertIssuer: {"client_cert_issuer", 401, "the client certificate is of an unknown authority", "客户端证书的签发者不受信任", "Enrol this device again.", "请重新登记本设备。"},
 	PeerAlert:        {"peer_alert", 400, "the client ended the handshake by an alert", "客户端以告警终止了握手", "Look which certificate or protocol the client does not accept.", "请检查客户端不接受哪张证书或哪种协议。"},
+	ProxyHeader:      {"proxy_header", 400, "a PROXY header that is malformed, missing, or of an address that may not send one", "PROXY 协议头缺失、格式错误，或发送方不受信任", "Name the forwarder in forwarders.proxy_protocol, and let it send the header.", "请在 forwarders.proxy_protocol 中登记该转发设备，并让其发送 PROXY 协议头。"},
 
 	LoginRequired:    {"login_required", 401, "sign in first", "请先登录", login, loginZH},
 	LoginFailed:      {"login_failed", 401, "the sign-in failed", "登录失败", login, loginZH},

@@ -44,6 +44,7 @@ const (
 	ClientCertUsage  Reason = 120
 	ClientCertIssuer Reason = 121
 	PeerAlert        Reason = 122
+	ProxyHeader      Reason = 123
 )
 
 // 2xx: who is there.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,11 +84,12 @@ type Exchange struct {
 	Trailer   func() Header // the request trailers, valid at the body's end; nil: none
 	Start     time.Time
 
-	ID     string // request id, made by the gateway
-	Host   string // canonical
-	Port   string // as sent, "" when absent
-	Path   string // canonical: what the policy sees and the upstream gets
-	Query  string // without "?"
+	ID     string         // request id, made by the gateway
+	Remote netip.AddrPort // the client that a trusted forwarder names; not valid: the connection's, see Client
+	Host   string         // canonical
+	Port   string         // as sent, "" when absent
+	Path   string         // canonical: what the policy sees and the upstream gets
+	Query  string         // without "?"
 	App    *apps.App
 	Public bool          // the application's configuration makes the path public
 	Facts  policy.Facts  // what the authenticator found

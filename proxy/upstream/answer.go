@@ -86,7 +86,7 @@ func (a *answer) end() {
 	a.x.Hold(nil)
 	h := &a.c.head
 	persists := !h.Close && (h.Minor == 1 || h.KeepAlive)
-	if err != nil || a.Tunnel != nil || !persists || !a.body.Ended() || a.body.Framing() == message.UntilClose ||
+	if err != nil || a.c.single || a.Tunnel != nil || !persists || !a.body.Ended() || a.body.Framing() == message.UntilClose ||
 		a.c.aborted.Load() || !a.c.clean() {
 		a.c.close()
 		return

@@ -28,6 +28,7 @@ type conn struct {
 	in   message.Reader
 	head message.Head
 
+	single                     bool          // for one request: the PROXY header has named its client
 	answerTimeout, idleTimeout time.Duration // the application's, or the engine's
 
 	late    watch.Alarm // the answer takes too long

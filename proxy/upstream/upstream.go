@@ -20,6 +20,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -197,12 +198,15 @@ func (e *Engine) Do(x *exchange.Exchange, app *apps.App, u *apps.Upstream, req *
 	if app.HTTP2 {
 		return e.doHTTP2(x.Context(), app, u, req)
 	}
-	c := e.take(u)
+	var c *conn
+	if !app.ProxyProtocol { // else a connection is one client's
+		c = e.take(u)
+	}
 	for {
 		pooled := c != nil
 		if !pooled {
 			var err error
-			if c, err = e.dial(x.Context(), app, u); err != nil {
+			if c, err = e.dial(x, app, u); err != nil {
 				return nil, &Error{Why: classify(err), Err: err, Unsent: true}
 			}
 		}
@@ -229,7 +233,12 @@ func repeatable(req *Request) bool {
 }
 
 // dial connects to u.
-func (e *Engine) dial(ctx context.Context, app *apps.App, u *apps.Upstream) (*conn, error) {
+func (e *Engine) dial(x *exchange.Exchange, app *apps.App, u *apps.Upstream) (*conn, error) {
+	ctx := x.Context()
+	if app.ProxyProtocol {
+		local, _ := netip.ParseAddrPort(x.Conn.LocalAddr().String())
+		ctx = apps.WithSource(ctx, x.Client(), local)
+	}
 	raw, err := e.cfg.Dial(ctx, app, "tcp", u.Addr())
 	if err != nil {
 		return nil, err
@@ -240,6 +249,7 @@ func (e *Engine) dial(ctx context.Context, app *apps.App, u *apps.Upstream) (*co
 		}
 	}
 	c := newConn(e, u, raw)
+	c.single = app.ProxyProtocol
 	c.answerTimeout, c.idleTimeout = cmp.Or(app.AnswerTimeout, e.cfg.AnswerTimeout), cmp.Or(app.IdleTimeout, e.cfg.IdleTimeout)
 	return c, nil
 }
