@@ -67,7 +67,7 @@ type Gateway struct {
 	auditUp    *auditUp // nil: audit records stay here
 	access     *access.Access
 	revoked    *revoked
-	peers      sync.Map // *listen.Conn of those that a client certificate opened
+	peers      sync.Map // *listen.Conn of those that a client certificate opened → *held
 	lists      *lists
 	link       *ctlclient.Gateway // nil: lists come from files
 	proxy      *proxy.Proxy
@@ -282,9 +282,12 @@ func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
 	}
 	g.hold(c)
 	defer g.drop(c)
-	g.tunnel.ServeConn(ctx, tunnel.Conn{
-		Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, Peer: c.Peer, Remote: c.Remote,
-	})
+	t := tunnel.Conn{Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, Peer: c.Peer, Remote: c.Remote}
+	c.Peer = nil // an agent's certificates are larger than its idle tunnel
+	if s, ok := c.Conn.(interface{ Settle() }); ok {
+		s.Settle()
+	}
+	_ = g.tunnel.ServeConn(ctx, t) // it has logged and counted why it ended
 }
 
 // connect makes the link to the control center.

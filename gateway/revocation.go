@@ -2,10 +2,15 @@ package gateway
 
 import (
 	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
+	"strings"
+	"unique"
 
 	"github.com/emmansun/gmsm/smx509"
 	"go.uber.org/zap"
@@ -99,21 +104,33 @@ func (r *revocation) add(der []byte) error {
 	return err
 }
 
-// revoked says why the leaf raw is refused, nil when it is not.
-func (r *revocation) revoked(raw []byte) error {
-	if len(r.issuers) == 0 {
-		return nil
-	}
-	leaf, err := smx509.ParseCertificate(raw)
-	if err != nil {
-		return err
-	}
+// revoked says why a leaf is refused, nil when it is not.
+func (r *revocation) revoked(h *held) error {
 	for _, issuer := range r.issuers { // its signature was verified in the handshake
-		if bytes.Equal(issuer.RawSubject, leaf.RawIssuer) && bytes.Equal(issuer.SubjectKeyId, leaf.AuthorityKeyId) {
-			return r.lists.Check(leaf, issuer)
+		if string(issuer.RawSubject) == h.issuer.Value() && string(issuer.SubjectKeyId) == h.keyID.Value() {
+			return r.lists.Check(&smx509.Certificate{SerialNumber: new(big.Int).SetBytes(h.serial), Subject: pkix.Name{CommonName: h.name}}, issuer)
 		}
 	}
 	return nil // the handshake has verified it, by an authority between
+}
+
+// held is what a revocation asks of a connection's leaf, which the connection
+// itself may let go: a certificate is larger than an idle tunnel.
+type held struct {
+	issuer, keyID unique.Handle[string] // many have the same
+	serial        []byte
+	name, device  string
+}
+
+func holdable(leaf *x509.Certificate) *held {
+	h := &held{
+		issuer: unique.Make(string(leaf.RawIssuer)), keyID: unique.Make(string(leaf.AuthorityKeyId)),
+		serial: leaf.SerialNumber.Bytes(), name: strings.Clone(leaf.Subject.CommonName),
+	}
+	if id, err := certid.Of(leaf); err == nil {
+		h.device = strings.Clone(id.Device)
+	}
+	return h
 }
 
 // hold remembers a connection that a client certificate opened, until drop.
@@ -121,10 +138,11 @@ func (g *Gateway) hold(c *listen.Conn) {
 	if c.Peer == nil {
 		return
 	}
-	g.peers.Store(c, struct{}{})
+	h := holdable(c.Peer)
+	g.peers.Store(c, h)
 	// Remembered first, judged again second: lists that came during the handshake
 	// are seen here, or see the connection.
-	if g.site.Load().revocation.revoked(c.Peer.Raw) != nil {
+	if g.site.Load().revocation.revoked(h) != nil {
 		c.Reset()
 	}
 }
@@ -134,15 +152,15 @@ func (g *Gateway) drop(c *listen.Conn) { g.peers.Delete(c) }
 // cutRevoked ends what was opened by certificates that are revoked now: the
 // sessions of their devices, and the connections.
 func (g *Gateway) cutRevoked(r *revocation) {
-	g.peers.Range(func(k, _ any) bool {
-		c := k.(*listen.Conn)
-		err := r.revoked(c.Peer.Raw)
+	g.peers.Range(func(k, v any) bool {
+		c, h := k.(*listen.Conn), v.(*held)
+		err := r.revoked(h)
 		if err == nil {
 			return true
 		}
 		g.log.Warn("client certificate revoked", zap.Stringer("remote_addr", c.Remote), zap.Error(err))
-		if id, err := certid.Of(c.Peer); err == nil && id.Device != "" {
-			g.access.Cut(access.Selector{DeviceID: id.Device}, reason.ClientCertGone)
+		if h.device != "" {
+			g.access.Cut(access.Selector{DeviceID: h.device}, reason.ClientCertGone)
 		}
 		c.Reset()
 		return true

@@ -22,7 +22,7 @@ type Conn struct {
 	hsMu  sync.Mutex
 	hsErr error // guarded by hsMu
 	done  atomic.Bool
-	state ConnectionState // written before done is set, then not changed
+	state ConnectionState // written before done is set, then changed by Settle alone
 
 	in      halfConn
 	small   []byte  // read buffer of a connection with little traffic; this and what follows guarded by in.mu
@@ -35,6 +35,7 @@ type Conn struct {
 	ignored int     // records in a row that carried nothing
 	asked   int     // HelloRequests declined
 	heard   bool    // a record has come in
+	lull    *lull   // how it waits without a buffer; nil until Settle
 
 	out      halfConn
 	flight   []byte // handshake records to be sent together; guarded by out.mu

@@ -65,6 +65,9 @@ func (c *Conn) shrink() {
 // next call.
 func (c *Conn) readRecord() (typ recordType, payload []byte, err error) {
 	c.shrink()
+	if err := c.wait(); err != nil {
+		return 0, nil, err
+	}
 	if err := c.fill(recordHeader); err != nil {
 		return 0, nil, err
 	}
