@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"runtime"
 	"time"
 
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -137,6 +138,9 @@ func (s *Session) onData(h Header) (reason.Reason, error) {
 		}
 		f.commit(len(b))
 		n -= len(b)
+	}
+	if h.Length <= smallChunk {
+		runtime.Gosched() // a word in a dialogue: who waits for it goes before our next read
 	}
 	return reason.OK, nil
 }
