@@ -1,0 +1,171 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"time"
+)
+
+// result is one measurement, as a line of JSON from the driver.
+type result struct {
+	Kind    string  `json:"kind"` // bulk, rtt
+	Subject string  `json:"subject"`
+	Seconds float64 `json:"seconds"` // bulk: of wall time for MiB; rtt: the median of one
+	P99     float64 `json:"p99"`
+	MiB     int64   `json:"mib"`
+	TX      float64 `json:"tx"` // CPU seconds of the sending side
+	RX      float64 `json:"rx"`
+}
+
+// driver is the near end.
+type driver struct {
+	control net.Conn
+	open    map[string]shared
+	out     *os.File
+}
+
+// drive measures each subject rounds times, in turn.
+func drive(dir string, names []string, rounds int, mib int64, trips int) error {
+	e, err := openEnd(dir, "agent")
+	if err != nil {
+		return err
+	}
+	d := &driver{open: map[string]shared{}, out: os.Stdout}
+	if d.control, err = net.Dial("tcp", fmt.Sprintf("%s:%d", serverAddr, controlPort)); err != nil {
+		return err
+	}
+	for _, name := range names {
+		put, share := subject(name)
+		c, err := net.Dial("tcp", net.JoinHostPort(serverAddr, portOf(name)))
+		if err != nil {
+			return err
+		}
+		k, err := put(context.Background(), c, e, false)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if d.open[name], err = share.client(k); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for r := range rounds + 1 {
+		order := slices.Clone(names)
+		if r%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, name := range order {
+			if err := d.measure(name, mib, trips, r > 0); err != nil { // the first round warms
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (d *driver) measure(name string, mib int64, trips int, say bool) error {
+	c, err := d.open[name].open(context.Background())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if !say {
+		mib, trips = (mib+7)/8, trips/4
+	}
+	if mib > 0 {
+		r, err := d.bulk(c, mib<<20)
+		if err != nil {
+			return err
+		}
+		r.Subject, r.MiB = name, mib
+		if err := d.say(r, say); err != nil {
+			return err
+		}
+	}
+	if trips == 0 {
+		return nil
+	}
+	r, err := roundTrips(c, trips)
+	if err != nil {
+		return err
+	}
+	r.Subject = name
+	return d.say(r, say)
+}
+
+func (d *driver) say(r *result, say bool) error {
+	if !say {
+		return nil
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = d.out.Write(append(b, '\n'))
+	return err
+}
+
+func (d *driver) serverCPU() (int64, error) {
+	var b [8]byte
+	if _, err := d.control.Write(b[:1]); err != nil {
+		return 0, err
+	}
+	_, err := io.ReadFull(d.control, b[:])
+	return int64(binary.BigEndian.Uint64(b[:])), err
+}
+
+func (d *driver) bulk(c net.Conn, n int64) (*result, error) {
+	far, err := d.serverCPU()
+	if err != nil {
+		return nil, err
+	}
+	near, began := ownCPU(), time.Now()
+	if err := say(c, 'b', n); err != nil {
+		return nil, err
+	}
+	if err := pour(c, n); err != nil {
+		return nil, err
+	}
+	var b [1]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		return nil, err
+	}
+	took := time.Since(began).Seconds()
+	near = ownCPU() - near
+	after, err := d.serverCPU()
+	return &result{Kind: "bulk", Seconds: took, TX: float64(near) / 1e9, RX: float64(after-far) / 1e9}, err
+}
+
+func say(c net.Conn, what byte, n int64) error {
+	var h [9]byte
+	h[0] = what
+	binary.BigEndian.PutUint64(h[1:], uint64(n))
+	_, err := c.Write(h[:])
+	return err
+}
+
+func roundTrips(c net.Conn, n int) (*result, error) {
+	if err := say(c, 'p', int64(n)); err != nil {
+		return nil, err
+	}
+	b, took := make([]byte, small), make([]float64, 0, n)
+	for range n {
+		began := time.Now()
+		if _, err := c.Write(b); err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(c, b); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(began).Seconds())
+	}
+	slices.Sort(took)
+	return &result{Kind: "rtt", Seconds: took[n/2], P99: took[n*99/100]}, nil
+}
