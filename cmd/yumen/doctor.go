@@ -9,13 +9,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/yumen-zt/yumen/bpf/probe"
 	"github.com/yumen-zt/yumen/crypto/diagnose"
 )
 
 // doctorCmd returns `yumen doctor`.
 func doctorCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "doctor", Short: "Find out what is wrong with a server or this machine (诊断)"}
-	cmd.AddCommand(doctorTLSCmd(), doctorCryptoCmd())
+	cmd.AddCommand(doctorTLSCmd(), doctorKernelCmd(), doctorCryptoCmd())
 	return cmd
 }
 
@@ -35,6 +36,32 @@ processor does for them. The speeds are information.
 			return report(cmd, format, r)
 		},
 	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+func doctorKernelCmd() *cobra.Command {
+	var format, iface, pins string
+	cmd := &cobra.Command{
+		Use: "kernel", Short: "Say what this system has for the guard, which tier will run, and what lacks (内核诊断)", Args: cobra.NoArgs,
+		Long: `Looks at BPF, at XDP by interface and driver, at bpffs, nftables and the capabilities of
+whoever runs it, loads the guard's program without attaching it, and has the kernel check
+the rules of the second tier. Says which tier the gateway would run in, what lacks and how
+to get it. Run it as the gateway's user.
+检查 BPF、各网卡驱动的 XDP 支持、bpffs、nftables 和当前进程的权能，试加载防护程序（不挂载），
+说明网关将使用哪一层防护、缺少什么以及如何补齐。请以网关的运行用户执行。`,
+		Example: "  yumen doctor kernel --interface eth0\n  yumen doctor kernel -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := probe.Kernel(pins, iface)
+			if err != nil {
+				return err
+			}
+			return report(cmd, format, r)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&iface, "interface", "", "look at this interface only (default: all that are up)")
+	f.StringVar(&pins, "pin-dir", "", "guard.pin_dir of gateway.yaml")
 	outputFlag(cmd, &format)
 	return cmd
 }
