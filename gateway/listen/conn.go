@@ -8,6 +8,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // Conn is an accepted connection after its handshake. Peer is the leaf that
@@ -39,21 +40,7 @@ func (c *Conn) NetConn() net.Conn {
 func (c *Conn) Reset() {
 	if c.QUIC != nil {
 		_ = c.QUIC.CloseWithError(0, "")
-	} else if tcp := TCP(c.Conn); tcp != nil {
+	} else if tcp := sock.TCP(c.Conn); tcp != nil {
 		reset(tcp)
-	}
-}
-
-// TCP returns the socket of conn, however many layers stand on it, or nil.
-func TCP(conn net.Conn) *net.TCPConn {
-	for {
-		switch c := conn.(type) {
-		case *net.TCPConn:
-			return c
-		case interface{ NetConn() net.Conn }:
-			conn = c.NetConn()
-		default:
-			return nil
-		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // Conn is one client connection after its handshake, as a listener hands it
@@ -54,16 +55,7 @@ func (c *Conn) Authority() *Authority { return c.authority.Load() }
 func (c *Conn) SetAuthority(a *Authority) { c.authority.Store(a) }
 
 // Raw returns the connection at the bottom, below TLS and wrappers.
-func (c *Conn) Raw() net.Conn {
-	raw := c.Conn
-	for {
-		u, ok := raw.(interface{ NetConn() net.Conn })
-		if !ok {
-			return raw
-		}
-		raw = u.NetConn()
-	}
-}
+func (c *Conn) Raw() net.Conn { return sock.Bottom(c.Conn) }
 
 // recordSize is what TLS sends at once.
 const recordSize = 16 << 10

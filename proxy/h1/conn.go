@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/yumen-zt/yumen/internal/sock"
 	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/exchange"
 	"github.com/yumen-zt/yumen/proxy/message"
@@ -179,7 +180,7 @@ func (c *conn) look() {
 	if r == nil {
 		return
 	}
-	if gone(c.c.Raw()) {
+	if sock.Ended(c.c.Conn) {
 		r.x.Gone()
 		return
 	}

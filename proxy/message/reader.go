@@ -24,6 +24,19 @@ type Reader struct {
 // Init makes r read from src.
 func (r *Reader) Init(src io.Reader) { *r = Reader{src: src} }
 
+// Room returns where more may be put behind what is buffered, for somebody who
+// reads by himself; Put says how many bytes he put there.
+func (r *Reader) Room() []byte {
+	r.hold()
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+	}
+	return (*r.buf)[r.w:]
+}
+
+// Put takes the first n bytes of Room.
+func (r *Reader) Put(n int) { r.w += n }
+
 // Buffered returns how many bytes were read and not taken.
 func (r *Reader) Buffered() int { return r.w - r.r }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/internal/sock"
 	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/exchange"
 	"github.com/yumen-zt/yumen/proxy/message"
@@ -35,6 +36,8 @@ type conn struct {
 	aborted atomic.Bool
 	timeout atomic.Bool // by late
 
+	ask ask // of a plain socket
+
 	since  time.Duration // put into the pool, by the watch
 	silent bool          // nothing has come since the request
 }
@@ -42,6 +45,7 @@ type conn struct {
 func newConn(e *Engine, u *apps.Upstream, raw net.Conn) *conn {
 	c := &conn{Conn: raw, e: e, u: u}
 	c.in.Init(raw)
+	c.ask.init(raw)
 	e.cfg.Watch.Add(&c.late, func() {
 		c.timeout.Store(true)
 		c.Abort()
@@ -71,24 +75,17 @@ func (c *conn) close() {
 func (c *conn) drop() {
 	c.e.cfg.Watch.Remove(&c.late)
 	c.in.Drop()
-	_ = bottom(c.Conn).Close()
+	_ = sock.Bottom(c.Conn).Close()
 }
 
-// bottom returns the connection below TLS and wrappers.
-func bottom(c net.Conn) net.Conn {
-	for {
-		u, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return c
-		}
-		c = u.NetConn()
-	}
-}
+// asks reports whether exchange looks at a pooled connection by itself before it
+// sends req.
+func (c *conn) asks(req *Request) bool { return c.ask.raw != nil && req.Body == nil && !c.aborted.Load() }
 
 // usable reports whether a pooled connection may carry another request. What
 // has come since its last answer would be taken for the next one, so there is
 // always a look.
-func (c *conn) usable() bool { return !c.aborted.Load() && !readable(c.Conn) }
+func (c *conn) usable() bool { return !c.aborted.Load() && !sock.Readable(c.Conn) }
 
 // clean reports whether nothing is left behind an answer in the buffers above the
 // socket, where usable does not see it: the reader's, and those of TLS and TLCP.
@@ -141,12 +138,20 @@ func (c *conn) exchange(x *exchange.Exchange, req *Request) (*Response, error) {
 	c.late.Arm(c.answerTimeout)
 	b := heads.Get().(*[]byte)
 	*b = appendRequest((*b)[:0], req)
-	_, err := c.Write(*b)
+	var err error
+	if c.asks(req) {
+		var n int
+		if n, err = c.ask.do(*b, c.in.Room()); err == nil {
+			c.in.Put(n)
+		}
+	} else if _, err = c.Write(*b); err != nil {
+		err = fmt.Errorf("write request: %w", err)
+	}
 	if cap(*b) <= 16<<10 {
 		heads.Put(b)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("write request: %w", err)
+		return nil, err
 	}
 	if req.Body != nil {
 		a.sent, a.sending = make(chan error, 1), true

@@ -113,8 +113,8 @@ func (e *Engine) closeOld() {
 	}
 }
 
-// take returns a pooled connection to u, or nil.
-func (e *Engine) take(u *apps.Upstream) *conn {
+// take returns a pooled connection to u for req, or nil.
+func (e *Engine) take(u *apps.Upstream, req *Request) *conn {
 	for {
 		e.mu.Lock()
 		conns := e.idle[u]
@@ -126,7 +126,7 @@ func (e *Engine) take(u *apps.Upstream) *conn {
 		conns[len(conns)-1] = nil
 		e.idle[u] = conns[:len(conns)-1]
 		e.mu.Unlock()
-		if c.usable() {
+		if c.asks(req) || c.usable() {
 			return c
 		}
 		c.close()
@@ -200,7 +200,7 @@ func (e *Engine) Do(x *exchange.Exchange, app *apps.App, u *apps.Upstream, req *
 	}
 	var c *conn
 	if !app.ProxyProtocol { // else a connection is one client's
-		c = e.take(u)
+		c = e.take(u, req)
 	}
 	for {
 		pooled := c != nil
@@ -215,6 +215,10 @@ func (e *Engine) Do(x *exchange.Exchange, app *apps.App, u *apps.Upstream, req *
 			return res, nil
 		}
 		c.close()
+		if pooled && err == errStale {
+			c = e.take(u, req)
+			continue
+		}
 		if pooled && c.silent && !c.timeout.Load() && !x.Over() && repeatable(req) {
 			c = nil // the upstream may have closed it as we wrote: once more, on a fresh one
 			continue
