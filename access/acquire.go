@@ -19,8 +19,9 @@ type Refusal struct {
 }
 
 // Acquire asks for the right of one flow of s on app. It returns a lease, or
-// nil and why not. Either way it writes the audit record. r must not be changed
-// afterwards; c must be ready for Cut when Acquire returns.
+// nil and why not. Either way it writes the audit record, at once unless c is
+// [Brief]. r must not be changed afterwards; c must be ready for Cut when
+// Acquire returns.
 //
 //  1. register the lease in the session
 //  2. load the state and decide
@@ -69,10 +70,28 @@ func (a *Access) acquireAt(s *Session, app App, r *policy.Request, c Carrier, no
 	a.due.lower(s, dueAt(d.RecheckAt)) // 5
 	s.touch(now)
 	a.metrics.decided(reason.OK)
-	rec := a.record(audit.Decision, l, reason.OK, now)
-	rec.Allowed = true
-	a.write(rec, l, s)
+	if b, ok := c.(Brief); ok && b.Brief() {
+		l.unrecorded.Store(true)
+		return l, Refusal{}
+	}
+	l.recordDecision()
 	return l, Refusal{}
+}
+
+// recordDecision writes the record of the decision for l.
+func (l *Lease) recordDecision() {
+	rec := l.a.record(audit.Decision, l, reason.OK, l.since)
+	rec.Allowed = true
+	l.a.write(rec, l, l.s)
+}
+
+// Lasts says that a flow whose carrier is [Brief] was not over at once: the
+// record of its decision is written now. It may be called from any goroutine and
+// more than once.
+func (l *Lease) Lasts() {
+	if l.unrecorded.CompareAndSwap(true, false) {
+		l.recordDecision()
+	}
 }
 
 // grant decides on l and counts it.

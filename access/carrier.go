@@ -55,8 +55,13 @@ type Carrier interface {
 	Cut(r reason.Reason)
 }
 
+// Brief is what a Carrier may be, too: most of its flows are over at once, and it
+// calls [Lease.Lasts] for one that is not over after a second. The record of the
+// decision waits until then; a flow that ends before has one record, of its end.
+type Brief interface{ Brief() bool }
+
 // Describer is what a Carrier may be, too. Describe fills the fields of an
 // audit record that access does not know: RequestID, FlowID, Suite, Upstream.
-// It is called in Acquire and in Release, on their goroutines, under no lock,
-// and must not keep the record.
+// It is called in Acquire, Lasts and Release, on their goroutines, under no
+// lock, and must not keep the record.
 type Describer interface{ Describe(*audit.Record) }

@@ -25,6 +25,8 @@ type Lease struct {
 	seq     uint64 // order of Acquire
 	since   time.Time
 
+	unrecorded atomic.Bool // the record of the decision is not written
+
 	state    atomic.Uint32 // phase, and behind the cut the reason << 8
 	released atomic.Bool
 	pos      int // in s.leases, -1 outside; guarded by s.mu
@@ -153,6 +155,10 @@ func (l *Lease) Release(u Usage) {
 	rec.Allowed = why == reason.OK
 	if u.Status != 0 {
 		rec.Detail = statusText(u.Status)
+	}
+	if l.unrecorded.CompareAndSwap(true, false) {
+		l.a.write(rec, l, l.s) // one record for both
+		return
 	}
 	l.a.write(rec, l, nil)
 }

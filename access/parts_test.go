@@ -1,6 +1,7 @@
 package access
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -143,6 +144,50 @@ func TestGCR002_M57_FlowsThatEndWithTheirSessionSayWhy(t *testing.T) {
 			if r.Code != reason.LoggedOut || r.Allowed {
 				t.Errorf("end %d: %s, allowed %v; want logged_out", i, r.Result, r.Allowed)
 			}
+		}
+	})
+}
+
+// brief is a flow that is mostly over at once.
+type brief struct{ *flow }
+
+func (brief) Brief() bool { return true }
+
+func TestGCR002_M14_ABriefFlowHasOneRecordALastingOneTwo(t *testing.T) {
+	bubble(t, Config{}, func(w *world) {
+		s := w.attach(w.facts())
+		for _, c := range []struct {
+			lasts int
+			kinds []audit.Kind
+		}{{0, []audit.Kind{audit.End}}, {2, []audit.Kind{audit.Decision, audit.End}}} {
+			before := len(w.rec.records)
+			l, no := w.Acquire(s, w.app, &policy.Request{Method: "GET", Path: "/x"}, brief{&flow{}})
+			if l == nil {
+				t.Fatal(no)
+			}
+			if n := len(w.rec.records) - before; n != 0 {
+				t.Errorf("%d records of a brief flow that goes on, want none yet", n)
+			}
+			for range c.lasts {
+				l.Lasts()
+			}
+			l.Release(Usage{Status: 200})
+			l.Lasts()
+			var kinds []audit.Kind
+			for _, r := range w.rec.records[before:] {
+				kinds = append(kinds, r.Kind)
+				if !r.Allowed || r.UserID == "" || r.AppID == "" || r.RequestID != "REQ1" {
+					t.Errorf("record %+v", r)
+				}
+			}
+			if !slices.Equal(kinds, c.kinds) {
+				t.Errorf("records %v, want %v", kinds, c.kinds)
+			}
+		}
+		// A refusal is recorded at once, whatever carries it.
+		before := len(w.rec.records)
+		if l, _ := w.Acquire(s, w.App("APP99999999"), &policy.Request{Method: "GET", Path: "/x"}, brief{&flow{}}); l != nil || len(w.rec.records) != before+1 {
+			t.Errorf("a refusal: lease %v, %d records", l, len(w.rec.records)-before)
 		}
 	})
 }

@@ -16,7 +16,10 @@ type gate interface {
 	acquire(f policy.Facts, app access.App, r *policy.Request, c access.Carrier) (lease, access.Refusal)
 }
 
-type lease interface{ Release(access.Usage) }
+type lease interface {
+	Release(access.Usage)
+	Lasts()
+}
 
 type liveGate struct{ a *access.Access }
 
@@ -65,6 +68,11 @@ func (c carrier) Kind() access.Kind {
 		return access.WebSocket
 	}
 	return access.H1
+}
+
+// Brief reports whether the front end tells of exchanges that last.
+func (c carrier) Brief() bool {
+	return c.TellsLasting && (c.Carrier == exchange.H1 || c.Carrier == exchange.H2)
 }
 
 // Describe fills what access does not know of a record.

@@ -76,6 +76,8 @@ type fakeLease struct {
 	once sync.Once
 }
 
+func (*fakeLease) Lasts() {}
+
 func (l *fakeLease) Release(u access.Usage) {
 	twice := true
 	l.once.Do(func() { twice = false })

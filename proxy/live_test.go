@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,4 +120,46 @@ func (f *fixture) ends() (n int) {
 		}
 	}
 	return n
+}
+
+// A request that is over at once has one record. One that lasts is recorded
+// while it goes on: whoever kills the gateway then does not hide it.
+func TestGCR002_M14_ARequestThatLastsIsRecordedMeanwhile(t *testing.T) {
+	end := make(chan struct{})
+	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/api/long" {
+			<-end
+		}
+		_, _ = io.WriteString(w, "fine")
+	}))
+	_, grant := live(t, f, "APP00000001")
+	grant("APP00000001")
+	var g sync.WaitGroup
+	defer g.Wait()
+	for _, proto := range protocols {
+		c := f.client(proto)
+		do(t, c, "GET", "https://"+host+"/api/short", nil, nil)
+		g.Go(func() { do(t, c, "GET", "https://"+host+"/api/long", nil, nil) })
+	}
+	defer close(end)
+	decided := func() (n int) {
+		f.audit.mu.Lock()
+		defer f.audit.mu.Unlock()
+		for _, r := range f.audit.all {
+			switch {
+			case r.Path == "/api/short" && r.Kind != audit.End:
+				t.Errorf("a record of the short request: %+v", r)
+			case r.Path == "/api/long" && (r.Kind != audit.Decision || r.RequestID == "" || r.Suite == ""):
+				t.Errorf("a record of the long request: %+v", r)
+			case r.Path == "/api/long":
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(20 * time.Second); decided() < len(protocols); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d requests that go on are recorded, want %d", decided(), len(protocols))
+		}
+	}
 }

@@ -66,6 +66,7 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 		return p.deny(x, &deniedError{why: no.Reason, policyID: no.PolicyID, message: no.Message, audited: true})
 	}
 	x.Leased = true
+	x.OnLasting(l)
 	defer func() { // 6
 		l.Release(access.Usage{BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(), Status: x.Status, Reason: x.Why})
 	}()

@@ -1,7 +1,9 @@
 package audit
 
 import (
+	"bytes"
 	"strconv"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -12,7 +14,7 @@ import (
 // tags; a test holds the two together.
 func appendLine(b []byte, r *Record) []byte {
 	b = append(b, `{"time":"`...)
-	b = r.Time.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = appendTime(b, r.Time)
 	b = append(b, `","kind":`...)
 	b = appendText(b, string(r.Kind))
 	b = appendField(b, "gateway_id", r.GatewayID)
@@ -45,6 +47,59 @@ func appendLine(b []byte, r *Record) []byte {
 	b = appendNumber(b, "duration_ns", int64(r.Duration))
 	b = appendField(b, "detail", r.Detail)
 	return append(b, "}\n"...)
+}
+
+// second is the text of one.
+type second struct {
+	unix int64
+	text string
+}
+
+var lastSecond atomic.Pointer[second]
+
+// appendTime appends t as time.RFC3339Nano does in UTC.
+func appendTime(b []byte, t time.Time) []byte {
+	s := lastSecond.Load()
+	if s == nil || s.unix != t.Unix() {
+		s = &second{t.Unix(), t.UTC().Format("2006-01-02T15:04:05")}
+		lastSecond.Store(s)
+	}
+	b = append(b, s.text...)
+	if n := t.Nanosecond(); n != 0 {
+		var digits [10]byte
+		for i := 9; i > 0; i-- {
+			digits[i] = byte('0' + n%10)
+			n /= 10
+		}
+		digits[0] = '.'
+		b = append(b, bytes.TrimRight(digits[:], "0")...)
+	}
+	return append(b, 'Z')
+}
+
+// plain reports whether s needs no escape, eight bytes at a look.
+func plain(s string) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for len(s) >= 8 {
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		quote, slash := w^'"'*ones, w^'\\'*ones
+		// Below ' ', of 0x7f or more, a quote or a backslash; perhaps more than those.
+		if ((w-' '*ones)|(w+ones)|w|(quote-ones)|(slash-ones))&tops != 0 && !slowPlain(s[:8]) {
+			return false
+		}
+		s = s[8:]
+	}
+	return slowPlain(s)
+}
+
+func slowPlain(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // AppendJSON appends r as a JSON object, as the file has it.
@@ -87,6 +142,13 @@ func appendText(b []byte, s string) []byte {
 		s = s[:end]
 	}
 	b = append(b, '"')
+	if plain(s) {
+		b = append(b, s...)
+		if cut {
+			b = append(b, cutMark...)
+		}
+		return append(b, '"')
+	}
 	from := 0
 	for i := 0; i < len(s); {
 		if c := s[i]; c < utf8.RuneSelf {

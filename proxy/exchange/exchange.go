@@ -83,6 +83,9 @@ type Exchange struct {
 	Announced []string      // names of the request trailers that may follow the body
 	Trailer   func() Header // the request trailers, valid at the body's end; nil: none
 	Start     time.Time
+	// TellsLasting: the front end calls Lasting when the exchange is not over after
+	// a second.
+	TellsLasting bool
 
 	ID     string         // request id, made by the gateway
 	Remote netip.AddrPort // the client that a trusted forwarder names; not valid: the connection's, see Client
@@ -112,6 +115,7 @@ type Exchange struct {
 	started  bool                    // guarded by mu: the final answer has begun
 	upgraded bool                    // guarded by mu: to another protocol
 	ended    bool                    // guarded by mu: the front end has taken the stream back
+	lasting  interface{ Lasts() }    // guarded by mu: wants to know of an exchange that lasts
 	timer    *time.Timer             // guarded by mu: aborts a cut exchange that does not end
 
 	answer Header // fields to add to the final answer
@@ -143,6 +147,27 @@ func (x *Exchange) End() {
 	}
 	x.mu.Unlock()
 	x.interrupt(context.Canceled)
+}
+
+// OnLasting makes l the one that Lasting tells.
+func (x *Exchange) OnLasting(l interface{ Lasts() }) {
+	x.mu.Lock()
+	x.lasting = l
+	x.mu.Unlock()
+}
+
+// Lasting says that the exchange was not over after a second. It may be called
+// again and again.
+func (x *Exchange) Lasting() {
+	x.mu.Lock()
+	l := x.lasting
+	if x.ended {
+		l = nil
+	}
+	x.mu.Unlock()
+	if l != nil {
+		l.Lasts()
+	}
 }
 
 // Gone says that the client has gone away.

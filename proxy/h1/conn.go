@@ -180,6 +180,7 @@ func (c *conn) look() {
 	if r == nil {
 		return
 	}
+	r.x.Lasting()
 	if sock.Ended(c.c.Conn) {
 		r.x.Gone()
 		return

@@ -55,7 +55,7 @@ const (
 func newRequest(c *conn, head *message.Head) *request {
 	r := &request{c: c, head: head, close: head.Close || head.Minor == 0}
 	r.x = exchange.Exchange{
-		Conn: c.c, Stream: r, Carrier: exchange.H1, Proto: "HTTP/1.1",
+		Conn: c.c, Stream: r, TellsLasting: true, Carrier: exchange.H1, Proto: "HTTP/1.1",
 		Method: head.Method, Authority: authority(head), Target: head.Target, Header: head.Fields,
 	}
 	if head.Minor == 0 {

@@ -36,6 +36,7 @@ type conn struct {
 
 	reading watch.Alarm // preface, silence
 	writing watch.Alarm // the client takes nothing
+	looking watch.Alarm // time to tell the streams that last
 
 	empty int // the reader's: frames in a row that bring nothing
 
@@ -86,6 +87,7 @@ func (c *conn) serve() {
 	w := c.s.cfg.Watch
 	w.Add(&c.reading, c.silence)
 	w.Add(&c.writing, c.c.Reset)
+	w.Add(&c.looking, c.look)
 	err := c.begin()
 	for err == nil {
 		err = c.next()
@@ -93,6 +95,7 @@ func (c *conn) serve() {
 	c.end(err)
 	w.Remove(&c.reading)
 	w.Remove(&c.writing)
+	w.Remove(&c.looking)
 	_ = c.c.Close()
 }
 
@@ -132,6 +135,28 @@ func (c *conn) silence() {
 	_ = c.fr.WritePing(false, [8]byte{'y', 'u', 'm', 'e', 'n'})
 	c.sendElsewhere()
 	c.reading.Arm(pongWithin)
+}
+
+// lookEvery is how often streams are looked for that last.
+const lookEvery = time.Second
+
+// look tells the streams that have lasted a second.
+func (c *conn) look() {
+	var old []*stream
+	c.mu.Lock()
+	limit := c.s.cfg.Watch.Now() - lookEvery
+	for _, s := range c.streams {
+		if s.since <= limit {
+			old = append(old, s)
+		}
+	}
+	if len(c.streams) > 0 {
+		c.looking.Arm(lookEvery)
+	}
+	c.mu.Unlock()
+	for _, s := range old {
+		s.x.Lasting()
+	}
 }
 
 // past is a deadline that is over.

@@ -39,7 +39,9 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 	if f.Truncated {
 		s.tooLarge = true
 	}
-	c.streams[id] = s
+	if c.streams[id] = s; len(c.streams) == 1 {
+		c.looking.Arm(lookEvery)
+	}
 	c.s.live.Add(1) // the connection is counted still
 	c.s.workers.walk(s)
 	return nil

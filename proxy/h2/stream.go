@@ -25,6 +25,8 @@ type stream struct {
 	id uint32
 	x  exchange.Exchange
 
+	since time.Duration // by the watch
+
 	wake       sync.Cond // of c.mu: bytes, window or an end have come
 	window     int64     // guarded by c.mu; what we may send
 	recv       []byte    // guarded by c.mu; received and not read
@@ -49,9 +51,9 @@ type stream struct {
 }
 
 func newStream(c *conn, id uint32) *stream {
-	s := &stream{c: c, id: id, window: c.initialWindow, recvWindow: streamWindow}
+	s := &stream{c: c, id: id, since: c.s.cfg.Watch.Now(), window: c.initialWindow, recvWindow: streamWindow}
 	s.wake.L = &c.mu
-	s.x = exchange.Exchange{Conn: c.c, Stream: s, Carrier: exchange.H2}
+	s.x = exchange.Exchange{Conn: c.c, Stream: s, TellsLasting: true, Carrier: exchange.H2}
 	return s
 }
 

@@ -36,14 +36,14 @@ func TestAskingAPlainSocket(t *testing.T) {
 	if !sock.Built {
 		t.Skip("package net does it here")
 	}
-	long := bytes.Repeat([]byte("head "), 2<<20)
+	long := bytes.Repeat([]byte("head "), 20<<10)
 	for name, c := range map[string]struct {
 		out  []byte
 		peer func(*testing.T, *net.TCPConn) // before the question
 		then func(*net.TCPConn)             // when it has come
 		want error
 	}{
-		"an answer": {out: []byte("question"), then: func(c *net.TCPConn) { _, _ = io.WriteString(c, "answer") }},
+		"an answer":                              {out: []byte("question"), then: func(c *net.TCPConn) { _, _ = io.WriteString(c, "answer") }},
 		"a head longer than the socket's buffer": {out: long, then: func(c *net.TCPConn) { _, _ = io.WriteString(c, "answer") }},
 		"the end in place of an answer":          {out: []byte("question"), then: func(c *net.TCPConn) { c.Close() }, want: io.ErrUnexpectedEOF},
 		"bytes before the question": {peer: func(t *testing.T, c *net.TCPConn) {

@@ -80,7 +80,9 @@ func (c *conn) drop() {
 
 // asks reports whether exchange looks at a pooled connection by itself before it
 // sends req.
-func (c *conn) asks(req *Request) bool { return c.ask.raw != nil && req.Body == nil && !c.aborted.Load() }
+func (c *conn) asks(req *Request) bool {
+	return c.ask.raw != nil && req.Body == nil && !c.aborted.Load()
+}
 
 // usable reports whether a pooled connection may carry another request. What
 // has come since its last answer would be taken for the next one, so there is
