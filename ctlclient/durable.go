@@ -66,14 +66,11 @@ func NewDurable(cfg DurableConfig) *Durable {
 	return &Durable{cfg: cfg, memory: NewMemory(MemoryConfig{Now: cfg.Now})}
 }
 
-// OutboxKeyName is the key of [OutboxKey] in the key store.
-const OutboxKeyName = "outbox"
-
 // OutboxKey returns a function that derives the state key of an outbox from the
-// private key "outbox" of a key store, which it makes when there is none. So
+// private key [keystore.State] of a key store, which it makes when there is none. So
 // the outbox is as safe as the other keys, and certificates may be renewed.
 func OutboxKey(keys *keystore.Store) func() ([]byte, error) {
-	const name = OutboxKeyName
+	const name = keystore.State
 	return func() ([]byte, error) {
 		if err := keys.Generate(name, keystore.P256); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err

@@ -133,6 +133,11 @@ func enrolRequest(keys *keystore.Store, cfg *EnrolConfig, code wire.EnrolCode) (
 		}
 		*k.csr = csr
 	}
+	if !keys.Has(keystore.State) {
+		if err := keys.Generate(keystore.State, keystore.P256); err != nil {
+			return nil, err
+		}
+	}
 	return r, nil
 }
 

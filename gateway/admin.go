@@ -29,6 +29,9 @@ func (g *Gateway) adminHandler() http.Handler {
 	mux.HandleFunc("POST /reload", g.adminReload)
 	mux.HandleFunc("POST /explain", g.adminExplain)
 	g.guardAdmin(mux)
+	auditors := g.auditHandler()
+	mux.Handle("/audit", auditors)
+	mux.Handle("/audit/", auditors)
 	return mux
 }
 

@@ -140,14 +140,6 @@ type MetricsConfig struct {
 	Listen string `yaml:"listen"` // loopback address; default 127.0.0.1:9464; "off": none
 }
 
-// AuditConfig is the audit record.
-type AuditConfig struct {
-	File     string `yaml:"file"`      // default state_dir/audit.jsonl
-	MaxBytes int64  `yaml:"max_bytes"` // of one file before it is rotated; default 64 MiB
-	Keep     int    `yaml:"keep"`      // rotated files; default 16
-	Send     string `yaml:"send"`      // to the control center, through the outbox: off (default), ends (all but allowed requests), all
-}
-
 // LogConfig is the gateway's own log.
 type LogConfig struct {
 	Level string `yaml:"level"` // debug, info (default), warn or error
@@ -196,7 +188,9 @@ func (c *Config) complete() {
 	at(&c.Keys.PassphraseFile, "passphrase")
 	at(&c.Admin.Socket, filepath.Join(c.StateDir, "admin.sock"))
 	at(&c.Outbox.Dir, filepath.Join(c.StateDir, "outbox"))
+	at(&c.Audit.Dir, filepath.Join(c.StateDir, "audit"))
 	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
+	at(&c.Audit.Rights.Socket, "")
 	if c.Guard != nil {
 		c.Guard.complete()
 		for i := range c.Guard.Blocklists {
@@ -299,9 +293,7 @@ func (c *Config) Validate() error {
 		_, err := c.Guard.bpf(nil)
 		lines("guard.", err)
 	}
-	if c.Audit.MaxBytes < 0 {
-		fault("audit.max_bytes", "negative")
-	}
+	c.Audit.faults(fault)
 	switch c.Audit.Send {
 	case "", "off":
 	case "ends", "all":
@@ -312,9 +304,6 @@ func (c *Config) Validate() error {
 		fault("audit.send", "%q is none of off, ends, all", c.Audit.Send)
 	}
 	lines("", c.Outbox.Validate("outbox."))
-	if c.Audit.Keep < 0 {
-		fault("audit.keep", "negative")
-	}
 	if a := c.Metrics.Listen; a != "off" {
 		host, _, err := net.SplitHostPort(a)
 		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {

@@ -64,7 +64,9 @@ type Gateway struct {
 	registry   *prometheus.Registry
 	alerts     *alerts
 	audit      *audit.File
-	auditUp    *auditUp // nil: audit records stay here
+	auditCfg   AuditConfig
+	auditStore *audit.Sealing // nil: records are lines in a file
+	auditUp    *auditUp       // nil: audit records stay here
 	access     *access.Access
 	revoked    *revoked
 	peers      sync.Map // *listen.Conn of those that a client certificate opened → *held
@@ -85,6 +87,7 @@ type Gateway struct {
 	packets   []net.PacketConn // UDP sockets
 	metrics   net.Listener     // nil: off
 	admin     net.Listener
+	auditors  net.Listener // nil: none but the admin socket
 	started   time.Time
 }
 
@@ -128,6 +131,12 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 	}
 	g.alerts = newAlerts(g.log, g.now)
 	fc := audit.FileConfig{Path: cfg.Audit.File, MaxBytes: cfg.Audit.MaxBytes, Keep: cfg.Audit.Keep, Alerts: g.alerts, Now: g.now}
+	if g.auditCfg = cfg.Audit; cfg.Audit.sealed() {
+		if g.auditStore, err = auditSealing(g.keys, &cfg.Audit, g.messageKeys); err != nil {
+			return nil, err
+		}
+		fc.Sealed = g.auditStore
+	}
 	if g.auditUp = newAuditUp(cfg.Audit.Send); g.auditUp != nil {
 		fc.Also = g.auditUp
 	}
@@ -162,13 +171,21 @@ func (g *Gateway) identify(cfg *Config) error {
 	}
 	g.keys, g.id, g.device = keys, id.Gateway, id.Device
 	need := []string{keystore.TLS, keystore.Enc, keystore.TLCPSign, keystore.TLCPEnc}
-	if cfg.Control != nil || cfg.AppLink != nil {
+	if cfg.Control != nil || cfg.AppLink != nil || cfg.Audit.sealed() {
 		need = append(need, keystore.Sign)
 	}
-	if cfg.Control != nil {
-		need = append(need, ctlclient.OutboxKeyName)
+	if cfg.Control != nil || cfg.Audit.sealed() {
+		need = append(need, keystore.State)
 	}
 	return keys.Preload(need...)
+}
+
+// messageKeys returns the key folder in use.
+func (g *Gateway) messageKeys() *keystore.Store {
+	if s := g.site.Load(); s != nil {
+		return s.keys
+	}
+	return g.keys
 }
 
 // openKeys reads the key folder anew, so that renewed keys and certificates
@@ -343,7 +360,10 @@ func (g *Gateway) open(ctx context.Context, cfg *Config) error {
 		}
 	}
 	var err error
-	g.admin, err = adminsock.Listen(cfg.Admin.Socket)
+	if g.admin, err = adminsock.Listen(cfg.Admin.Socket); err != nil || cfg.Audit.Rights.Socket == "" {
+		return err
+	}
+	g.auditors, err = adminsock.ListenAll(cfg.Audit.Rights.Socket)
 	return err
 }
 
@@ -361,6 +381,9 @@ func (g *Gateway) close() {
 	g.guard.close()
 	if g.admin != nil {
 		g.admin.Close()
+	}
+	if g.auditors != nil {
+		g.auditors.Close()
 	}
 	if g.link != nil {
 		g.link.Close()
@@ -433,6 +456,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	if g.appLink != nil {
 		part(&behind, "applications' link", g.watchApps, back)
+	}
+	if g.auditors != nil {
+		part(&behind, "auditors' socket", func(ctx context.Context) error { return adminsock.ServeAll(ctx, g.auditors, g.auditHandler()) }, back)
 	}
 	part(&behind, "admin socket", func(ctx context.Context) error { return adminsock.Serve(ctx, g.admin, g.adminHandler()) }, back)
 

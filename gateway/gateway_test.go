@@ -248,9 +248,8 @@ func TestR23_ShutdownDrains(t *testing.T) {
 		t.Errorf("the answer in flight was cut: %v", err)
 	}
 	must(t, <-done)
-	raw, err := os.ReadFile(filepath.Join(w.dir, "state", "audit.jsonl"))
-	if err != nil || !strings.Contains(string(raw), `"stop"`) {
-		t.Errorf("the audit lacks the stop: %v", err)
+	if raw := w.auditText(); !strings.Contains(raw, `"stop"`) {
+		t.Errorf("the audit lacks the stop: %s", raw)
 	}
 	if _, err := os.Stat(filepath.Join(w.dir, "state", "admin.sock")); err == nil {
 		t.Error("the admin socket is left")

@@ -35,6 +35,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/lab"
 	"github.com/yumen-zt/yumen/internal/adminsock"
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -103,6 +104,20 @@ func newWorld(t *testing.T) *world {
 	w.lists(1, 1, user+" "+dev+" "+app1)
 	w.config(twoApps)
 	return w
+}
+
+// auditText returns every audit record that is on disk.
+func (w *world) auditText() string {
+	w.t.Helper()
+	keys, err := keystore.Open(filepath.Join(w.dir, "keys"), pass)
+	must(w.t, err)
+	cfg := AuditConfig{Dir: filepath.Join(w.dir, "state", "audit")}
+	store, err := auditSealing(keys, &cfg, func() *keystore.Store { return keys })
+	must(w.t, err)
+	var b strings.Builder
+	_, err = audit.Selection{}.Copy(&b, store)
+	must(w.t, err)
+	return b.String()
 }
 
 // serve is the application: /big answers without end until the client goes.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -220,7 +221,7 @@ func (c *Config) restartNeeded(old *Config) error {
 	fixed("keys.dir", c.Keys.Dir == old.Keys.Dir)
 	fixed("admin.socket", c.Admin.Socket == old.Admin.Socket)
 	fixed("metrics.listen", c.Metrics.Listen == old.Metrics.Listen)
-	fixed("audit", c.Audit == old.Audit)
+	fixed("audit", reflect.DeepEqual(c.Audit, old.Audit))
 	fixed("limits", c.Limits == old.Limits)
 	fixed("forwarders", c.Forwarders.same(&old.Forwarders))
 	fixed("name", c.Name == old.Name)

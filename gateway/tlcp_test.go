@@ -142,9 +142,7 @@ func (w *world) audited(part string) {
 	w.t.Helper()
 	var got string
 	for range 500 {
-		raw, err := os.ReadFile(filepath.Join(w.dir, "state", "audit.jsonl"))
-		must(w.t, err)
-		if got = string(raw); strings.Contains(got, part) {
+		if got = w.auditText(); strings.Contains(got, part) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond) // another goroutine's progress: nothing to wait on

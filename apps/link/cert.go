@@ -32,7 +32,6 @@ func encryptionCert(m *envelope.Message, roots *smx509.CertPool, app string, now
 // verifiedCert reads a chain in the form of [envelope.SignerExt] and verifies
 // its leaf for encryption.
 func verifiedCert(v jsontext.Value, roots *smx509.CertPool, now time.Time) (*smx509.Certificate, error) {
-	const most = 4
 	var text string
 	if err := json.Unmarshal(v, &text); err != nil {
 		return nil, errors.New("no certificate")
@@ -41,21 +40,8 @@ func verifiedCert(v jsontext.Value, roots *smx509.CertPool, now time.Time) (*smx
 	if err != nil {
 		return nil, err
 	}
-	chain, err := smx509.ParseCertificates(der)
+	leaf, err := envelope.Leaf(der, roots, now)
 	if err != nil {
-		return nil, err
-	}
-	if len(chain) == 0 || len(chain) > most {
-		return nil, fmt.Errorf("%d certificates, 1 to %d are possible", len(chain), most)
-	}
-	between := smx509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
-	}
-	leaf := chain[0]
-	if _, err := leaf.Verify(smx509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []smx509.ExtKeyUsage{smx509.ExtKeyUsageAny},
-	}); err != nil {
 		return nil, err
 	}
 	if leaf.KeyUsage&smx509.KeyUsageKeyEncipherment == 0 {

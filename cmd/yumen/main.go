@@ -103,7 +103,7 @@ Start with:  yumen demo`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(gatewayCmd(), controlCmd(), agentCmd(), enrollCmd(), demoCmd(), appCmd(),
-		statusCmd(), outboxCmd(), sessionsCmd(), guardCmd(), policyCmd(), configCmd(), certCmd(), doctorCmd(), explainCmd(), versionCmd())
+		statusCmd(), outboxCmd(), auditCmd(), sessionsCmd(), guardCmd(), policyCmd(), configCmd(), certCmd(), doctorCmd(), explainCmd(), versionCmd())
 	return root
 }
 

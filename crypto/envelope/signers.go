@@ -89,6 +89,13 @@ func headerChain(h *Header, roots *smx509.CertPool, at time.Time) (*smx509.Certi
 	if err != nil {
 		return nil, fmt.Errorf("read signer: %w", err)
 	}
+	return Leaf(der, roots, at)
+}
+
+// Leaf returns the leaf of a chain of DER certificates, leaf first and one after
+// the other, verified under roots at the time at. What it may be used for is the
+// caller's to look at.
+func Leaf(der []byte, roots *smx509.CertPool, at time.Time) (*smx509.Certificate, error) {
 	chain, err := smx509.ParseCertificates(der)
 	if err != nil {
 		return nil, fmt.Errorf("read signer: %w", err)

@@ -36,6 +36,7 @@ const (
 	Sign        = "sign"         // SM2: message signatures
 	Enc         = "enc"          // SM2: messages sealed to us
 	List        = "list"         // SM2: list signer, of a control center
+	State       = "outbox"       // ECDSA P-256, without a certificate: what is sealed on this disk hangs on it
 	ControlSign = "control-sign" // certificates of the control center, no key
 	ControlEnc  = "control-enc"
 )

@@ -277,6 +277,11 @@ func (c *CA) party(dir string, passphrase []byte, id certid.Identity, hosts []st
 			return nil, err
 		}
 	}
+	if id.Gateway != "" || id.Agent != "" {
+		if err := s.Generate(keystore.State, keystore.P256); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range rootNames {
 		if err := s.PutRoot(name, c.RootPEM(name)); err != nil {
 			return nil, err

@@ -22,7 +22,13 @@ import (
 
 // Listen opens the socket at path with mode 0600. A socket that nobody serves
 // is a leftover and is replaced; one that somebody serves is an error.
-func Listen(path string) (net.Listener, error) {
+func Listen(path string) (net.Listener, error) { return listen(path, 0o600) }
+
+// ListenAll is [Listen] for a socket to which every local user may connect;
+// [ServeAll]'s handler decides by [UID].
+func ListenAll(path string) (net.Listener, error) { return listen(path, 0o666) }
+
+func listen(path string, mode fs.FileMode) (net.Listener, error) {
 	const most = 104 // bytes of a socket's path on the systems that we build for
 	if len(path) > most {
 		return nil, fmt.Errorf("listen on admin socket %s: the path has %d bytes, at most %d (set a shorter one)", path, len(path), most)
@@ -46,7 +52,7 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on admin socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("listen on admin socket: %w", err)
 	}
@@ -58,8 +64,13 @@ type uidKey struct{}
 // Serve serves h on ln until ctx is done. Inside a handler, [UID] tells who
 // asks.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
+	return ServeAll(ctx, ln, own(h))
+}
+
+// ServeAll is Serve for a handler that decides itself who may do what.
+func ServeAll(ctx context.Context, ln net.Listener, h http.Handler) error {
 	s := &http.Server{
-		Handler: own(h), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, uidKey{}, peerUID(c))
 		},
@@ -157,6 +168,39 @@ func NewClient(path string) *Client {
 	}}}
 }
 
+// Copy gets path and writes the answer to w as it comes.
+func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://local/"+strings.TrimPrefix(path, "/"), nil)
+	if err != nil {
+		return fmt.Errorf("call %s: %w", path, err)
+	}
+	resp, err := c.answer(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(w, resp.Body)
+	return err
+}
+
+// answer sends r and returns an answer that is no refusal.
+func (c *Client) answer(r *http.Request) (*http.Response, error) {
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("call admin socket %s: %w (is the role running, is this its socket, and are you its user?)", c.path, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var f fault
+	raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if json.Unmarshal(raw, &f) != nil || f.Error == "" {
+		f.Error = fmt.Sprintf("status %d: %s", resp.StatusCode, raw)
+	}
+	return nil, errors.New(f.Error)
+}
+
 // Do sends in (nil: no body) to path and decodes the answer into out (nil:
 // ignored). An error carries the role's own words.
 func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
@@ -172,19 +216,11 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	if err != nil {
 		return fmt.Errorf("call %s: %w", path, err)
 	}
-	resp, err := c.http.Do(r)
+	resp, err := c.answer(r)
 	if err != nil {
-		return fmt.Errorf("call admin socket %s: %w (is the role running, is this its socket, and are you its user?)", c.path, err)
+		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		var f fault
-		raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-		if json.Unmarshal(raw, &f) != nil || f.Error == "" {
-			f.Error = fmt.Sprintf("status %d: %s", resp.StatusCode, raw)
-		}
-		return errors.New(f.Error)
-	}
 	if out == nil {
 		return nil
 	}

@@ -6,10 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +16,8 @@ import (
 // FileConfig is what a [File] needs. The zero value of an optional field
 // selects its default.
 type FileConfig struct {
-	Path     string           // the file; older ones stand beside it with a time in their name; required
+	Sealed   *Sealing         // keep records sealed in a folder; nil: as lines in Path
+	Path     string           // the file; older ones stand beside it with a time in their name
 	MaxBytes int64            // of one file, before it is set aside; default 64 MiB
 	Keep     int              // files set aside that are kept, the oldest go; default 16
 	Queue    int              // records that may wait for the disk; default 16384
@@ -40,8 +37,17 @@ type FileStats struct {
 	Queued    int    // records that wait now
 }
 
-// File is a [Sink] that writes one line of JSON a record, mode 0600, and
-// rotates by size. Write never waits for the disk: what the queue cannot take
+// store is what a [File] writes to: lines in a file, or sealed segments. It is
+// for one goroutine.
+type store interface {
+	write(lines []byte, records int) error // all of them or none
+	sync() error
+	tick() error // called about once a second
+	close() error
+}
+
+// File is a [Sink] that keeps records on disk, mode 0600, as lines of JSON or
+// sealed in a folder, and rotates by size. Write never waits for the disk: what the queue cannot take
 // is dropped and counted, and a gap record in the file says how many are
 // missing. Make one with [OpenFile].
 type File struct {
@@ -55,15 +61,14 @@ type File struct {
 	records int    // guarded by mu; how many those are
 	closed  bool   // guarded by mu
 
+	ask  chan deletion // capacity 0
 	wake chan struct{} // lines wait, or the file is being closed
 	full chan struct{} // a batch of them waits: no more is gathered
 	done chan struct{}
 	err  error // of the last sync; read after done
 
 	// Owned by the writer goroutine.
-	f        *os.File
-	size     int64
-	dirty    bool
+	store    store
 	gaps     uint64 // drops that a gap record has named
 	lastWarn time.Time
 }
@@ -78,7 +83,7 @@ const (
 // OpenFile opens cfg.Path for appending and starts the writer, which
 // [File.Close] ends.
 func OpenFile(cfg FileConfig) (*File, error) {
-	if cfg.Path == "" {
+	if cfg.Path == "" && cfg.Sealed == nil {
 		return nil, errors.New("open audit file: no path")
 	}
 	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, 64<<20)
@@ -91,34 +96,21 @@ func OpenFile(cfg FileConfig) (*File, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	a := &File{cfg: cfg, wake: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{})}
+	a := &File{cfg: cfg, ask: make(chan deletion), wake: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{})}
 	a.lines.New = func() any { b := make([]byte, 0, 1024); return &b }
-	if err := a.open(); err != nil {
+	rotated := func() { a.rotations.Add(1) }
+	var err error
+	if cfg.Sealed != nil {
+		a.store, err = openSealed(*cfg.Sealed, cfg.MaxBytes, cfg.Now, rotated)
+	} else {
+		p := &plainStore{path: cfg.Path, maxBytes: cfg.MaxBytes, keep: cfg.Keep, now: cfg.Now, rotated: rotated}
+		a.store, err = p, p.open()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open audit file: %w", err)
 	}
 	go a.run()
 	return a, nil
-}
-
-// open opens the file and makes it readable by its owner only.
-func (a *File) open() error {
-	f, err := os.OpenFile(a.cfg.Path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", a.cfg.Path)
-	}
-	if err == nil && st.Mode().Perm()&0o077 != 0 {
-		err = f.Chmod(0o600)
-	}
-	if err != nil {
-		f.Close()
-		return err
-	}
-	a.f, a.size = f, st.Size()
-	return nil
 }
 
 // Write implements [Sink]. After Close every record is counted as dropped.
@@ -168,6 +160,27 @@ func (a *File) Close() error {
 	return a.err
 }
 
+// deletion asks the writer to delete old segments.
+type deletion struct {
+	before time.Time
+	done   chan int // capacity 1; how many went
+}
+
+// Delete removes the sealed segments all of whose records are older than
+// before, and returns how many. A record says so.
+func (a *File) Delete(before time.Time) (segments int, err error) {
+	if a.cfg.Sealed == nil {
+		return 0, errors.New("delete audit records: they are lines in a file")
+	}
+	d := deletion{before, make(chan int, 1)}
+	select {
+	case a.ask <- d:
+		return <-d.done, nil
+	case <-a.done:
+		return 0, errors.New("delete audit records: the store is closed")
+	}
+}
+
 // Stats returns the figures.
 func (a *File) Stats() FileStats {
 	a.mu.Lock()
@@ -201,15 +214,17 @@ func (a *File) run() {
 				lines, rest = part(rest)
 				a.write(lines, bytes.Count(lines, []byte{'\n'}))
 			}
+		case d := <-a.ask:
+			d.done <- a.store.(*sealedStore).removeBefore(d.before)
 		case <-tick.C:
 			a.writeGap()
-			a.sync()
+			a.upkeep()
 		}
 	}
 	a.writeGap()
-	a.sync()
-	if a.f != nil {
-		a.f.Close()
+	if err := a.store.close(); err != nil {
+		a.err = fmt.Errorf("close audit file: %w", err)
+		a.errors.Add(1)
 	}
 }
 
@@ -257,93 +272,27 @@ func (a *File) writeGap() {
 // write writes batch, which holds n records; a gap record counts as none.
 // Records that the disk refuses are dropped: waiting would stop everything.
 func (a *File) write(batch []byte, n int) (ok bool) {
-	err := a.rotate(int64(len(batch)))
-	if err == nil {
-		var done int
-		done, err = a.f.Write(batch)
-		if err != nil && done > 0 {
-			// No half line may stay: the next would continue it.
-			if a.f.Truncate(a.size) != nil {
-				a.f.Close()
-				a.f = nil
-			}
-		}
-	}
-	if err != nil {
+	if err := a.store.write(batch, n); err != nil {
 		a.err = fmt.Errorf("write audit file: %w", err)
 		a.errors.Add(1)
 		a.dropped.Add(uint64(n))
 		return false
 	}
-	a.size += int64(len(batch))
-	a.dirty = true
 	a.written.Add(uint64(n))
 	a.bytes.Add(uint64(len(batch)))
 	return true
 }
 
-// rotate sets the file aside when more would make it too large, and opens it
-// again after an error.
-func (a *File) rotate(more int64) error {
-	if a.f == nil {
-		return a.open()
+// upkeep is what the store does from time to time, and the sync.
+func (a *File) upkeep() {
+	err := a.store.tick()
+	if e := a.store.sync(); e != nil {
+		err = e
 	}
-	if a.size == 0 || a.size+more <= a.cfg.MaxBytes {
-		return nil
-	}
-	a.sync()
-	a.f.Close()
-	a.f = nil
-	aside := a.cfg.Path + "." + a.cfg.Now().UTC().Format("20060102T150405.000000000Z")
-	if _, err := os.Lstat(aside); err == nil {
-		aside += fmt.Sprintf("-%06d", a.rotations.Load())
-	}
-	if err := os.Rename(a.cfg.Path, aside); err != nil {
-		return errors.Join(err, a.open())
-	}
-	a.rotations.Add(1)
-	a.prune()
-	return a.open()
-}
-
-// prune removes the oldest files beyond Keep.
-func (a *File) prune() {
-	old, err := Rotated(a.cfg.Path)
 	if err != nil {
-		return
-	}
-	for _, path := range old[:max(0, len(old)-a.cfg.Keep)] {
-		os.Remove(path)
-	}
-}
-
-// Rotated returns the files that were set aside of path, the oldest first.
-func Rotated(path string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
-		if ok && len(rest) >= 26 && rest[8] == 'T' && e.Type().IsRegular() {
-			out = append(out, filepath.Join(filepath.Dir(path), e.Name()))
-		}
-	}
-	slices.Sort(out)
-	return out, nil
-}
-
-func (a *File) sync() {
-	if a.f == nil || !a.dirty {
-		return
-	}
-	if err := a.f.Sync(); err != nil {
 		a.err = fmt.Errorf("sync audit file: %w", err)
 		a.errors.Add(1)
-		return
 	}
-	a.dirty = false
 }
 
 var _ io.Closer = (*File)(nil)

@@ -4,23 +4,51 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/yumen-zt/yumen/gateway"
 	"github.com/yumen-zt/yumen/internal/audit"
 )
 
 // AuditFile reads the audit records of a role from their file.
-type AuditFile struct{ Path string }
+type AuditFile struct {
+	Path    string
+	Gateway string // a gateway's configuration: its sealed store is read instead
+}
+
+// raw returns the lines that are on disk.
+func (f AuditFile) raw() ([]byte, error) {
+	if f.Gateway == "" {
+		return os.ReadFile(f.Path)
+	}
+	store, ok := opened.Load(f.Gateway)
+	if !ok {
+		s, _, err := gateway.AuditFolder(f.Gateway)
+		if err != nil {
+			return nil, err
+		}
+		store, _ = opened.LoadOrStore(f.Gateway, s)
+	}
+	var b bytes.Buffer
+	_, err := audit.Selection{}.Copy(&b, store.(*audit.Sealing))
+	return b.Bytes(), err
+}
+
+// opened has the stores by configuration: their keys take time to derive.
+var opened sync.Map
 
 // Records returns the whole records that stand in the file now. A file that
 // does not exist yet has none.
 func (f AuditFile) Records() ([]audit.Record, error) {
-	raw, err := os.ReadFile(f.Path)
+	raw, err := f.raw()
 	if err != nil {
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
 		return nil, err
@@ -32,7 +60,7 @@ func (f AuditFile) Records() ([]audit.Record, error) {
 		}
 		var r audit.Record
 		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, fmt.Errorf("%s: line %q: %w", f.Path, line, err)
+			return nil, fmt.Errorf("%s%s: line %q: %w", f.Path, f.Gateway, line, err)
 		}
 		out = append(out, r)
 	}
@@ -74,7 +102,7 @@ func (f AuditFile) Await(o Owner, n int, what string, match func(*audit.Record) 
 
 // Tail returns the newest n lines, for the message of a failure.
 func (f AuditFile) Tail(n int) string {
-	raw, err := os.ReadFile(f.Path)
+	raw, err := f.raw()
 	if err != nil {
 		return err.Error()
 	}

@@ -113,7 +113,7 @@ metrics: {listen: %q}
 	}
 	l.PutGrants(l.Grants(1, c.Grants...))
 	l.PutPolicies(l.Policies(1, c.Policies...))
-	l.Audit, l.Admin = AuditFile{filepath.Join(dir, "state", "audit.jsonl")}, adminsock.NewClient(filepath.Join(dir, "state", "admin.sock"))
+	l.Audit, l.Admin = AuditFile{Gateway: config}, adminsock.NewClient(filepath.Join(dir, "state", "admin.sock"))
 	l.Process = Run(o, "lone gateway", "gateway", "run", "-c", config)
 	l.until(30*time.Second, func() error { _, err := l.Status(); return err })
 	return l

@@ -118,7 +118,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 		o.Fatalf("%v", err)
 	}
 	cc = cc.Defaults()
-	s.Admin, s.ControlAudit = control.NewAdminClient(cc.Socket()), AuditFile{cc.AuditFile}
+	s.Admin, s.ControlAudit = control.NewAdminClient(cc.Socket()), AuditFile{Path: cc.AuditFile}
 	s.StartControl()
 
 	for _, a := range c.Apps {
@@ -134,7 +134,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 	s.GatewayConfig = filepath.Join(s.Dir, "gateway", "gateway.yaml")
 	s.WriteGateway(c.Apps, c.Gateway)
 	state := filepath.Join(s.Dir, "gateway", "state")
-	s.GatewayAudit, s.GatewayAdmin = AuditFile{filepath.Join(state, "audit.jsonl")}, adminsock.NewClient(filepath.Join(state, "admin.sock"))
+	s.GatewayAudit, s.GatewayAdmin = AuditFile{Gateway: s.GatewayConfig}, adminsock.NewClient(filepath.Join(state, "admin.sock"))
 	s.StartGateway()
 	Eventually(o, 30*time.Second, "gateway is ready and connected", func() bool {
 		st, err := s.Status()

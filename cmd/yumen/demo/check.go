@@ -2,6 +2,7 @@ package demo
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -192,7 +194,7 @@ func (c *checker) table1(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("the portal is %s", a.State)
 		}
 	}
-	t1, err := records(c.Gateway.Audit, "T1")
+	t1, err := records(c.Gateway.Config, "T1")
 	if err != nil || len(t1) == 0 {
 		return "", fmt.Errorf("no Table 1 in the audit: %w", err)
 	}
@@ -390,7 +392,7 @@ func (c *checker) gaps(ctx context.Context) (string, error) {
 	for _, r := range []struct{ what, file, table string }{
 		{"T4 identity of the gateway", c.Control.Audit, "T4"}, {"T10 status of the gateway", c.Control.Audit, "T10"},
 		{"T16 identity of the agent", c.Control.Audit, "T16"}, {"T21 status of the agent", c.Control.Audit, "T21"},
-		{"T14 renewal of the tunnel", c.Gateway.Audit, "T14"}, {"T1 of the application", c.Gateway.Audit, "T1"},
+		{"T14 renewal of the tunnel", c.Gateway.Config, "T14"}, {"T1 of the application", c.Gateway.Config, "T1"},
 	} {
 		all, err := records(r.file, r.table)
 		if err != nil {
@@ -417,22 +419,30 @@ func (c *checker) gaps(ctx context.Context) (string, error) {
 	return "largest gaps " + strings.Join(out, ", "), nil
 }
 
-// records returns the accepted operations on a table in an audit file, oldest
-// first. Table 16 is a sign-in, too.
+// records returns the accepted operations on a table in an audit file, or in the
+// store of the gateway whose configuration it is, oldest first. Table 16 is a
+// sign-in, too.
 func records(file, table string) ([]audit.Record, error) {
-	f, err := os.Open(file)
-	if err != nil {
+	var raw bytes.Buffer
+	if filepath.Ext(file) == ".yaml" {
+		store, _, err := gateway.AuditFolder(file)
+		if err == nil {
+			_, err = audit.Selection{}.Copy(&raw, store)
+		}
+		if err != nil {
+			return nil, err
+		}
+	} else if b, err := os.ReadFile(file); err != nil {
 		return nil, fmt.Errorf("read audit: %w", err)
+	} else {
+		raw.Write(b)
 	}
-	defer f.Close()
 	var out []audit.Record
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
+	for line := range bytes.Lines(raw.Bytes()) {
 		var r audit.Record
-		if json.Unmarshal(s.Bytes(), &r) == nil && (r.Kind == audit.Interface || r.Kind == audit.Login) && r.Object == table && r.Allowed {
+		if json.Unmarshal(line, &r) == nil && (r.Kind == audit.Interface || r.Kind == audit.Login) && r.Object == table && r.Allowed {
 			out = append(out, r)
 		}
 	}
-	return out, s.Err()
+	return out, nil
 }

@@ -56,7 +56,7 @@ func layout(ctx context.Context, o Options) (info *Info, err error) {
 		Gateway: GatewayInfo{
 			Address: at(ports[0]), Port: ports[0], Metrics: at(ports[3]),
 			Config: filepath.Join(dir, "gateway", "gateway.yaml"), Socket: filepath.Join(dir, "gateway", "state", "admin.sock"),
-			Audit: filepath.Join(dir, "gateway", "state", "audit.jsonl"),
+			Audit: filepath.Join(dir, "gateway", "state", "audit"),
 		},
 		Login: "login.localhost", Issuer: host("localhost", ports[2]),
 		Agent: AgentInfo{
