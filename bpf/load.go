@@ -229,6 +229,18 @@ func (g *Guard) Attach() error {
 	return nil
 }
 
+// Prepare makes the folder of pins, for which [Guard.Pin] may lack the right
+// later.
+func (g *Guard) Prepare() error {
+	if err := ensureBPFFS(g.cfg.PinDir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(g.cfg.folder(), 0o700); err != nil {
+		return fmt.Errorf("make folder of pins: %w", err)
+	}
+	return nil
+}
+
 // Pin keeps the attached guard and its maps beyond this process.
 func (g *Guard) Pin() error {
 	g.mu.Lock()

@@ -83,6 +83,11 @@ func (g *Gateway) openGuard(ctx context.Context, cfg *Config) (err error) {
 		}
 	}()
 	if d.xdp, d.lacks = openTier(bc, openXDP, openNft); d.lacks == nil {
+		if x, ok := d.xdp.(*bpf.Guard); ok {
+			if err := x.Prepare(); err != nil {
+				d.log.Warn("the guard could not be kept beyond this process", zap.Error(err))
+			}
+		}
 		if d.lacks = d.xdp.Deny(blocked); d.lacks == nil && (c.Required || d.marked() || d.xdp.State().Pinned) {
 			d.lacks = d.attach(true)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/yumen-zt/yumen/bpf"
 	"github.com/yumen-zt/yumen/bpf/nft"
+	"github.com/yumen-zt/yumen/internal/privilege"
 )
 
 // tier is what the guard runs in: XDP, or nftables where XDP cannot run. Its
@@ -71,4 +72,21 @@ func openTier(c bpf.Config, xdp, nft opener) (tier, error) {
 		c.Logger.Warn("guard runs in nftables, a flood costs more", zap.NamedError("xdp", err))
 	}
 	return second, nil
+}
+
+// Privileges is what the gateway still needs once New has returned.
+func (g *Gateway) Privileges() (keep privilege.Config) {
+	if g.guard == nil || g.guard.xdp == nil {
+		return keep
+	}
+	if _, ok := g.guard.xdp.(*nft.Guard); ok {
+		return privilege.Config{Keep: []int{privilege.NetAdmin}, Exec: true} // for netlink, and the program nft
+	}
+	// Kernels before 6.0 may ask for a capability at every call, not only when
+	// programs and maps are made.
+	if err := privilege.WithoutCapabilities(func() error { _, err := g.guard.xdp.Counters(); return err }); err != nil {
+		keep.Keep = []int{privilege.BPF}
+	}
+	keep.BPF = true
+	return keep
 }

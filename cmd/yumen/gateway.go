@@ -22,6 +22,7 @@ import (
 	"github.com/yumen-zt/yumen/apps"
 	"github.com/yumen-zt/yumen/gateway"
 	"github.com/yumen-zt/yumen/internal/adminsock"
+	"github.com/yumen-zt/yumen/internal/privilege"
 )
 
 // gatewayCmd returns `yumen gateway`.
@@ -60,6 +61,13 @@ func runGateway(ctx context.Context, file string) error {
 	g, err := gateway.New(ctx, file, gateway.Options{})
 	if err != nil {
 		return err
+	}
+	// Everything is bound and attached: from here on nothing needs a privilege.
+	switch err := privilege.Drop(g.Privileges()); {
+	case errors.Is(err, privilege.ErrUnsupported):
+		fmt.Fprintf(os.Stderr, "yumen: privileges are kept: %v\n", err)
+	case err != nil:
+		return err // and the process ends
 	}
 	done := make(chan struct{})
 	reloads := make(chan struct{})
