@@ -271,7 +271,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 		Handlers: map[string]listen.Handler{
 			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.HTTP3: g.serveHTTP3, listen.Tunnel: g.serveTunnel,
 		},
-		QUIC:  listen.QUIC{Streams: int(cfg.Proxy.Limits.Streams), ResetKey: reset},
+		QUIC:  listen.QUIC{Streams: int(cfg.Proxy.Limits.Streams), ResetKey: reset, Wrap: g.guard.wrap},
 		Faces: s.faces, Limits: cfg.Limits, Forwarders: networks(cfg.Forwarders.ProxyProtocol), Admit: g.guard.admit, Token: g.guard.token, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
 		Logger: g.log, Registerer: g.registry, Now: g.now,
 	}); err != nil {

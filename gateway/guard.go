@@ -38,8 +38,9 @@ type guard struct {
 	g       *Gateway
 	cfg     *GuardConfig
 	log     *zap.Logger
-	marker  string // a file: the guard is on
-	hidden  []uint16
+	marker  string   // a file: the guard is on
+	hidden  []uint16 // TCP
+	quic    []uint16 // the same of UDP
 	managed []netip.Prefix
 	book    *spa.Book
 	permits devicePermits
@@ -62,13 +63,15 @@ func (g *Gateway) openGuard(ctx context.Context, cfg *Config) (err error) {
 	if c == nil {
 		return nil
 	}
-	d := &guard{g: g, cfg: c, log: g.log, marker: filepath.Join(cfg.StateDir, "guard.on"), hidden: cfg.hidden(), book: spa.NewBook(uint16(c.KnockPort), g.now)}
+	d := &guard{g: g, cfg: c, log: g.log, marker: filepath.Join(cfg.StateDir, "guard.on"), book: spa.NewBook(uint16(c.KnockPort), g.now)}
 	d.watch.init()
 	bc, err := c.bpf(g.log)
 	if err != nil {
 		return err
 	}
 	d.managed = bc.Management
+	d.hidden, d.quic = cfg.hidden()
+	bc.TokenUDP = d.quic
 	root, err := loadRoot(cfg.StateDir)
 	if err != nil {
 		return err
@@ -108,7 +111,12 @@ func (g *Gateway) openGuard(ctx context.Context, cfg *Config) (err error) {
 		users: map[string]map[string]struct{}{}, start: g.now(),
 	}
 	d.permits.keys = d.permits.counting()
-	if len(d.hidden) > 0 {
+	switch {
+	case len(d.hidden) == 0 && len(d.quic) > 0:
+		d.permits.port, d.permits.protocol = d.quic[0], spa.UDP
+	case len(d.hidden) > 0 && slices.Contains(d.quic, d.hidden[0]):
+		d.permits.port = d.hidden[0]
+	case len(d.hidden) > 0:
 		d.permits.port, d.permits.protocol = d.hidden[0], spa.TCP
 	}
 	if err := d.listen(ctx, cfg); err != nil {
@@ -244,7 +252,13 @@ func (d *guard) knock(data []byte, from netip.AddrPort) {
 
 // opens reports whether a knock may open w.
 func (d *guard) opens(w spa.Wanted) bool {
-	return w.Protocol == spa.TCP && slices.Contains(d.hidden, w.Port)
+	switch w.Protocol {
+	case spa.TCP:
+		return slices.Contains(d.hidden, w.Port)
+	case spa.UDP:
+		return slices.Contains(d.quic, w.Port)
+	}
+	return false
 }
 
 // admit judges a connection that was accepted: where the guard runs it has
@@ -265,6 +279,21 @@ func (d *guard) admit(local, remote netip.AddrPort) listen.Admission {
 	return listen.Refused
 }
 
+// wrap puts the judge of permits before QUIC on a hidden port.
+func (d *guard) wrap(pc net.PacketConn) net.PacketConn {
+	c, ok := pc.(*net.UDPConn)
+	if d == nil || !ok {
+		return pc
+	}
+	port := c.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	if !slices.Contains(d.quic, port) {
+		return pc
+	}
+	return spa.NewGate(c, func(from netip.AddrPort, data []byte) bool {
+		return d.on.Load() || d.manages(from.Addr()) || d.book.Datagram(from, port, data)
+	})
+}
+
 func (d *guard) manages(a netip.Addr) bool {
 	return slices.ContainsFunc(d.managed, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) })
 }
@@ -281,7 +310,7 @@ func (d *guard) token(local netip.AddrPort, token []byte) bool {
 
 // keys is what the control center makes agents' tickets of.
 func (d *guard) keys() *wire.PermitKeys {
-	if d == nil || len(d.hidden) == 0 {
+	if d == nil || len(d.hidden)+len(d.quic) == 0 {
 		return nil
 	}
 	return d.permits.wire(uint16(d.cfg.KnockPort), d.cfg.SYNToken)

@@ -119,18 +119,29 @@ func network(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// hidden returns the ports of listen that the guard does not publish.
-func (c *Config) hidden() []uint16 {
-	var out []uint16
+// hidden returns the ports that the gateway listens on and the guard does not
+// publish.
+func (c *Config) hidden() (tcp, udp []uint16) {
 	b, _ := c.Guard.bpf(nil) // Validate has seen it
-	for _, a := range c.Listen {
-		_, p, err := net.SplitHostPort(a)
-		n, err2 := net.LookupPort("tcp", p)
-		if err == nil && err2 == nil && !slices.Contains(b.TCP, uint16(n)) && !slices.Contains(out, uint16(n)) {
-			out = append(out, uint16(n))
+	not := func(published []uint16, listen []string) (out []uint16) {
+		for _, a := range listen {
+			_, p, err := net.SplitHostPort(a)
+			n, err2 := net.LookupPort("tcp", p)
+			if err == nil && err2 == nil && !slices.Contains(published, uint16(n)) && !slices.Contains(out, uint16(n)) {
+				out = append(out, uint16(n))
+			}
 		}
+		return out
 	}
-	return out
+	tcp = not(b.TCP, c.Listen)
+	switch {
+	case c.QUIC.Disabled || !c.Crypto.Profile.TLS():
+	case len(c.QUIC.Listen) > 0:
+		udp = not(b.UDP, c.QUIC.Listen)
+	default:
+		udp = not(b.UDP, c.Listen)
+	}
+	return tcp, udp
 }
 
 // maxBlocked bounds what blocklists may hold together.

@@ -107,6 +107,7 @@ func (p *Port) AddPackets(pc net.PacketConn) error {
 	}
 	var err error
 	u.ln, err = u.tr.Listen(&tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: u.face}, &quic.Config{
+		InitialPacketSize:              1200, // fits a path of 1,280 bytes; larger ones are found
 		HandshakeIdleTimeout:           l.Handshake / 2,
 		MaxIdleTimeout:                 quicIdle,
 		KeepAlivePeriod:                quicKeepAlive,

@@ -56,7 +56,8 @@ var listenLine = regexp.MustCompile(`(?m)^listen: \[(.*)\]$`)
 type site struct {
 	*testbed.Site
 	*network
-	app testbed.App
+	app  testbed.App
+	pins string
 }
 
 func newSite(t *testing.T, mode string) *site {
@@ -64,12 +65,12 @@ func newSite(t *testing.T, mode string) *site {
 	n := newNetwork(t)
 	echo := testbed.NewTCPApp(t, false)
 	app := testbed.App{ID: "APP00000005", Name: "echo", Upstream: "tcp://" + echo.Address}
-	s := &site{Site: testbed.NewSite(t, testbed.SiteConfig{Apps: []testbed.App{app}, Addresses: []string{at(gw4, hidden)}}), network: n, app: app}
+	s := &site{Site: testbed.NewSite(t, testbed.SiteConfig{Apps: []testbed.App{app}, Addresses: []string{at(gw4, hidden)}}), network: n, app: app, pins: t.TempDir()}
 	raw, err := os.ReadFile(s.GatewayConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pins := t.TempDir()
+	pins := s.pins
 	t.Cleanup(func() { exec.Command("umount", "-l", pins).Run() })
 	text := listenLine.ReplaceAllString(string(raw), fmt.Sprintf("listen: [$1, %q, %q, %q]", at(gw4, hidden), at(gw6, hidden), at(gw4, published)))
 	// The site's own loopback port is not guarded: it is another interface.
