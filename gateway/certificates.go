@@ -81,6 +81,7 @@ func (g *Gateway) newFaces(cfg *Config, keys *keystore.Store) (*listen.Faces, ma
 	pairs := &certificateSet[tlcp.Pair]{byName: map[string]*tlcp.Pair{}}
 	f := &listen.Faces{
 		Certificate: certs.pick, Own: &own, NoTLS: !cfg.Crypto.Profile.TLS(), NoTLCP: !cfg.Crypto.Profile.TLCP(), PreferTLCP: cfg.Crypto.PreferTLCP,
+		SealTunnels: cfg.Crypto.SealTunnels,
 	}
 	if f.ClientRoots, err = keys.TLSRoots(); err != nil {
 		return nil, nil, err
@@ -99,6 +100,9 @@ func (g *Gateway) newFaces(cfg *Config, keys *keystore.Store) (*listen.Faces, ma
 	}
 	if pairs.own != nil || len(pairs.byName) > 0 {
 		f.Pair = pairs.pick
+	}
+	if f.SealTunnels && f.OwnPair == nil {
+		return nil, nil, errors.New("crypto.seal_tunnels: needs the gateway's own TLCP pair (enrol again for tlcp-sign and tlcp-enc)")
 	}
 	if f.NoTLS && f.Pair == nil {
 		return nil, nil, errors.New("crypto.profile: gm needs a TLCP pair (enrol again for tlcp-sign and tlcp-enc, or name sign_cert_file and enc_cert_file in certificates)")

@@ -93,6 +93,9 @@ func (f *CertificateFile) paths() []*string {
 type CryptoConfig struct {
 	Profile    profile.Profile `yaml:"profile"`     // gm, mixed or intl; default mixed
 	PreferTLCP bool            `yaml:"prefer_tlcp"` // end TLS with browsers that can speak TLCP, so that they do; default false
+	// SealTunnels refuses tunnels over TLS and QUIC that do not run inside TLCP;
+	// default false.
+	SealTunnels bool `yaml:"seal_tunnels"`
 }
 
 // ControlConfig is the link to a control center.

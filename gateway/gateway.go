@@ -270,6 +270,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	if g.port, err = listen.New(listen.Config{
 		Handlers: map[string]listen.Handler{
 			listen.HTTP1: g.serveHTTP, listen.HTTP2: g.serveHTTP, listen.HTTP3: g.serveHTTP3, listen.Tunnel: g.serveTunnel,
+			listen.TunnelSealed: g.serveTunnel,
 		},
 		QUIC:  listen.QUIC{Streams: int(cfg.Proxy.Limits.Streams), ResetKey: reset, Wrap: g.guard.wrap},
 		Faces: s.faces, Limits: cfg.Limits, Forwarders: networks(cfg.Forwarders.ProxyProtocol), Admit: g.guard.admit, Token: g.guard.token, GatewayID: g.id, Audit: g.audit, Alerts: g.alerts,
@@ -290,21 +291,6 @@ func (g *Gateway) serveHTTP(ctx context.Context, c *listen.Conn) {
 	g.proxy.ServeConn(ctx, &proxy.Conn{
 		Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, SNI: c.SNI, ALPN: c.ALPN, Peer: c.Peer, Remote: c.Remote,
 	})
-}
-
-func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
-	if c.QUIC != nil {
-		c.Reset()
-		return
-	}
-	g.hold(c)
-	defer g.drop(c)
-	t := tunnel.Conn{Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, Peer: c.Peer, Remote: c.Remote}
-	c.Peer = nil // an agent's certificates are larger than its idle tunnel
-	if s, ok := c.Conn.(interface{ Settle() }); ok {
-		s.Settle()
-	}
-	_ = g.tunnel.ServeConn(ctx, t) // it has logged and counted why it ended
 }
 
 // connect makes the link to the control center.

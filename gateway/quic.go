@@ -9,10 +9,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/yumen-zt/yumen/gateway/listen"
 	"github.com/yumen-zt/yumen/proxy"
 )
+
+// helloWait is how long an agent's first bytes may take after a QUIC handshake.
+const helloWait = 10 * time.Second
 
 // QUICConfig is the UDP half of the port: HTTP/3, and tunnels that run over
 // QUIC. There is none with crypto.profile gm.

@@ -76,11 +76,13 @@ func (x *flow) serve(body []byte) {
 		return
 	}
 	lease, no := s.cfg.Access.Acquire(t.session, s.cfg.Access.App(app.ID), // 2 grant and policy
-		&policy.Request{Remote: t.conn.Remote.Addr().Unmap(), Protocol: t.conn.Protocol}, x)
+		&policy.Request{Remote: t.remote().Addr().Unmap(), Protocol: t.conn.Protocol}, x)
 	if lease == nil {
 		x.refuse(no)
 		return
 	}
+	t.keep(x)
+	defer t.forget(x)
 	defer x.release(lease)
 	up, r := x.dial(ctx, app) // 3 the application
 	if r != reason.OK {
@@ -120,7 +122,7 @@ func (x *flow) check(body []byte) (*apps.App, reason.Reason) {
 	if wrong != reason.OK {
 		s.cfg.Alerts.Raise(alert.Alert{
 			Code: alert.TokenMisuse, Time: s.cfg.Now(), Reason: wrong, UserID: t.userID, DeviceID: t.id.Device, SessionID: t.key,
-			Remote: t.conn.Remote.String(), Detail: "a field of Table 12 is not this tunnel's",
+			Remote: t.remote().String(), Detail: "a field of Table 12 is not this tunnel's",
 		})
 		return nil, wrong
 	}
@@ -157,7 +159,7 @@ func (x *flow) check(body []byte) (*apps.App, reason.Reason) {
 // granted reports whether the session has the application at all.
 func (x *flow) granted(app *apps.App) bool {
 	t := x.t
-	d := t.srv.cfg.Access.Explain(t.session.Facts(), app.ID, policy.Request{Remote: t.conn.Remote.Addr().Unmap(), Protocol: t.conn.Protocol})
+	d := t.srv.cfg.Access.Explain(t.session.Facts(), app.ID, policy.Request{Remote: t.remote().Addr().Unmap(), Protocol: t.conn.Protocol})
 	return d.Decision.Reason == reason.OK
 }
 
@@ -169,7 +171,7 @@ func (x *flow) addr() string {
 func (x *flow) dial(ctx context.Context, app *apps.App) (net.Conn, reason.Reason) {
 	s := x.t.srv
 	local, _ := netip.ParseAddrPort(x.t.conn.LocalAddr().String())
-	up, err := s.apps.Load().Dial(apps.WithSource(ctx, x.t.conn.Remote, local), app, x.network, x.upstream)
+	up, err := s.apps.Load().Dial(apps.WithSource(ctx, x.t.remote(), local), app, x.network, x.upstream)
 	if err == nil {
 		return up, reason.OK
 	}
@@ -275,6 +277,6 @@ func (x *flow) Cut(r reason.Reason) {
 func (x *flow) Describe(rec *audit.Record) {
 	rec.FlowID = x.t.key + "/" + strconv.FormatUint(uint64(x.f.ID()), 10)
 	rec.Protocol, rec.Suite = x.t.conn.Protocol.String(), x.t.conn.Suite
-	rec.Remote = x.t.conn.Remote.String()
+	rec.Remote = x.t.remote().String()
 	rec.Upstream = x.network + "://" + x.upstream
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,12 +49,16 @@ type tunnel struct {
 	renewed atomic.Int64 // UnixNano of the hello or the last accepted Table 14
 	in, out atomic.Int64 // bytes of ended flows
 
+	at   netip.Addr // of review alone: where the agent was seen last, once it has moved
+	away bool       // of review alone: it has moved
+
 	mu       sync.Mutex
-	newest   time.Time // guarded by mu; updateTime of the last accepted Table 14
-	previous string    // guarded by mu; the token before the present one
-	until    time.Time // guarded by mu; it counts so long
-	notices  float64   // guarded by mu; how many more may go now
-	noticeAt time.Time // guarded by mu
+	live     map[*flow]struct{} // guarded by mu; on a carrier that may move
+	newest   time.Time          // guarded by mu; updateTime of the last accepted Table 14
+	previous string             // guarded by mu; the token before the present one
+	until    time.Time          // guarded by mu; it counts so long
+	notices  float64            // guarded by mu; how many more may go now
+	noticeAt time.Time          // guarded by mu
 }
 
 // ServeConn serves one tunnel until it ends or ctx does, and closes c. It
@@ -141,10 +146,10 @@ func (t *tunnel) hello(raw []byte) reason.Reason {
 		if errors.As(err, &re) {
 			r = re.Reason
 		}
-		s.log.Info("tunnel hello refused", zap.String("agent_id", t.id.Agent), zap.Stringer("remote_addr", t.conn.Remote),
+		s.log.Info("tunnel hello refused", zap.String("agent_id", t.id.Agent), zap.Stringer("remote_addr", t.remote()),
 			zap.Stringer("reason", r), zap.NamedError("error", errors.Unwrap(err)))
 		t.interfaceAudit("hello", r, "")
-		s.cfg.Alerts.Raise(alert.Alert{Code: alert.MessageRefused, Time: s.cfg.Now(), Reason: r, DeviceID: t.id.Device, Remote: t.conn.Remote.String(), Detail: "tunnel hello"})
+		s.cfg.Alerts.Raise(alert.Alert{Code: alert.MessageRefused, Time: s.cfg.Now(), Reason: r, DeviceID: t.id.Device, Remote: t.remote().String(), Detail: "tunnel hello"})
 		return r
 	}
 	h, err := wire.DecodeExtension[wire.TunnelHello](m.Body)
@@ -260,6 +265,8 @@ func (t *tunnel) review(now time.Time) {
 		t.farewell(r)
 	} else if now.Sub(time.Unix(0, t.renewed.Load())) > t.srv.cfg.Limits.RenewWithin {
 		t.farewell(reason.RenewalMissed)
+	} else {
+		t.moved()
 	}
 }
 
@@ -270,7 +277,7 @@ func (t *tunnel) farewell(r reason.Reason) {
 	}
 	a := alert.Alert{
 		Code: alert.SessionCut, Time: t.srv.cfg.Now(), Reason: r.Public(),
-		UserID: t.userID, DeviceID: t.id.Device, SessionID: t.key, Remote: t.conn.Remote.String(),
+		UserID: t.userID, DeviceID: t.id.Device, SessionID: t.key, Remote: t.remote().String(),
 	}
 	if r == reason.RenewalMissed { // access raises the alerts of what it cuts
 		a.Code = alert.RenewalMissed
@@ -290,10 +297,10 @@ func (t *tunnel) ended(ce *mux.ClosedError) {
 	switch {
 	case ce.Remote:
 	case ce.Reason == reason.FrameMalformed, ce.Reason == reason.BudgetExceeded, ce.Reason == reason.FrameRate, ce.Reason == reason.MessageSealed:
-		s.cfg.Alerts.Raise(alert.Alert{Code: alert.TunnelAbuse, Time: s.cfg.Now(), Reason: ce.Reason, UserID: t.userID, DeviceID: t.id.Device, Remote: t.conn.Remote.String()})
+		s.cfg.Alerts.Raise(alert.Alert{Code: alert.TunnelAbuse, Time: s.cfg.Now(), Reason: ce.Reason, UserID: t.userID, DeviceID: t.id.Device, Remote: t.remote().String()})
 	}
 	s.log.Info("tunnel closed", zap.String("session_id", t.key), zap.String("agent_id", t.id.Agent), zap.String("device_id", t.id.Device),
-		zap.String("user_id", t.userID), zap.Stringer("remote_addr", t.conn.Remote), zap.Stringer("reason", ce.Reason), zap.Bool("by_peer", ce.Remote),
+		zap.String("user_id", t.userID), zap.Stringer("remote_addr", t.remote()), zap.Stringer("reason", ce.Reason), zap.Bool("by_peer", ce.Remote),
 		zap.Duration("age", s.cfg.Now().Sub(t.since)), zap.Int64("bytes_in", t.in.Load()), zap.Int64("bytes_out", t.out.Load()))
 	if t.ready.Load() {
 		t.interfaceAudit("tunnel end", ce.Reason, t.userID)
@@ -304,7 +311,7 @@ func (t *tunnel) ended(ce *mux.ClosedError) {
 func (t *tunnel) interfaceAudit(object string, r reason.Reason, user string) {
 	t.srv.cfg.Audit.Write(&audit.Record{
 		Time: t.srv.cfg.Now(), Kind: audit.Interface, GatewayID: t.srv.cfg.GatewayID, UserID: user, DeviceID: t.id.Device, AgentID: t.id.Agent,
-		SessionID: t.key, Object: object, Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite, Remote: t.conn.Remote.String(),
+		SessionID: t.key, Object: object, Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite, Remote: t.remote().String(),
 		Allowed: r == reason.OK, Result: r.String(), Code: r,
 	})
 }
@@ -315,7 +322,7 @@ func (t *tunnel) info() Info {
 	user := t.userID
 	t.srv.mu.Unlock()
 	return Info{
-		ID: t.key, AgentID: t.id.Agent, DeviceID: t.id.Device, UserID: user, Remote: t.conn.Remote, Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite,
+		ID: t.key, AgentID: t.id.Agent, DeviceID: t.id.Device, UserID: user, Remote: t.remote(), Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite,
 		Since: t.since, Renewed: time.Unix(0, t.renewed.Load()), Flows: st.Flows, BytesIn: t.in.Load(), BytesOut: t.out.Load(), Datagrams: st.Dropped,
 	}
 }

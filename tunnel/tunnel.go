@@ -113,6 +113,9 @@ type Conn struct {
 	Suite    string
 	Peer     *x509.Certificate
 	Remote   netip.AddrPort // the agent's address
+	// Where returns the agent's address as it is now, for a carrier that follows
+	// its device to other networks. Default: Remote for ever.
+	Where func() netip.AddrPort
 }
 
 // Server serves tunnels. Its methods may be called from any goroutine.

@@ -26,7 +26,7 @@ func (x *flow) particulars(no access.Refusal) string {
 	text := no.PolicyID
 	if told[no.Reason] && x.request != nil {
 		t := x.t
-		trace := t.srv.cfg.Access.Explain(t.session.Facts(), x.request.AppID, policy.Request{Remote: t.conn.Remote.Addr().Unmap(), Protocol: t.conn.Protocol})
+		trace := t.srv.cfg.Access.Explain(t.session.Facts(), x.request.AppID, policy.Request{Remote: t.remote().Addr().Unmap(), Protocol: t.conn.Protocol})
 		for _, s := range trace.Steps {
 			for _, p := range s.Policies {
 				if strings.HasPrefix(p, no.PolicyID+" ") {

@@ -92,6 +92,17 @@ func (c *Client) Renew(keys *keystore.Store, byTLCP bool) (err error) {
 	return nil
 }
 
+// TLS returns the configuration of a client that dials host, for carriers that
+// shake hands themselves: check says by its error who may not be there. A client
+// by TLCP has none.
+func (c *Client) TLS(host string, check func(certid.Identity) error) (*tls.Config, error) {
+	o := c.own.Load()
+	if o.pair != nil {
+		return nil, errors.New("make TLS configuration: this channel is by TLCP")
+	}
+	return c.tls(o, host, check), nil
+}
+
 // DialError says that there was no connection to shake hands on.
 type DialError struct{ Err error }
 

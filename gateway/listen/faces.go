@@ -47,6 +47,9 @@ type Faces struct {
 	// when a session is resumed. Nil: none is.
 	Revoked func(cert, issuer *smx509.Certificate) error
 
+	// SealTunnels refuses tunnels over TLS and QUIC that have no TLCP inside.
+	SealTunnels bool
+
 	NoTLS  bool // crypto.profile gm: TLS is refused; who lists suites of TLCP, as with PreferTLCP
 	NoTLCP bool // crypto.profile intl: TLCP is refused
 	// PreferTLCP ends the TLS handshake of a client that lists suites of TLCP in
@@ -70,7 +73,7 @@ type face struct {
 // choose picks the face for what a hello offers and names.
 func (f *Faces) choose(alpn []string, name string, tlcp bool) *face {
 	switch {
-	case slices.Contains(alpn, Tunnel):
+	case slices.Contains(alpn, Tunnel), !tlcp && slices.Contains(alpn, TunnelSealed):
 		return &f.tunnel
 	case f.Demand != nil && (tlcp || name != "") && f.Demand(canonicalName(name)):
 		return &f.device
@@ -112,7 +115,14 @@ func (f *Faces) buildTLS() {
 	f.device.tls.ClientAuth = tls.RequireAndVerifyClientCert
 	f.device.tls.VerifyConnection = f.verifyTLS
 	f.tunnel.tls = f.device.tls.Clone()
-	f.tunnel.tls.NextProtos = []string{Tunnel}
+	switch {
+	case f.SealTunnels:
+		f.tunnel.tls.NextProtos = []string{TunnelSealed}
+	case f.Pair != nil && !f.NoTLCP:
+		f.tunnel.tls.NextProtos = []string{Tunnel, TunnelSealed}
+	default:
+		f.tunnel.tls.NextProtos = []string{Tunnel}
+	}
 	if f.Own != nil {
 		f.tunnel.tls.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.Own, nil }
 	}
@@ -122,7 +132,7 @@ func (f *Faces) buildTLS() {
 		face.quic.MinVersion = tls.VersionTLS13
 		face.quic.NextProtos = []string{HTTP3}
 	}
-	f.tunnel.quic.NextProtos = []string{Tunnel}
+	f.tunnel.quic.NextProtos = f.tunnel.tls.NextProtos
 }
 
 // verifyTLS looks for a chain of the client of which nothing is revoked.

@@ -241,3 +241,19 @@ func sendAlert(tcp *net.TCPConn, h *hello.Hello, alert byte) {
 	_ = tcp.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = tcp.Write([]byte{alertType, h.Raw[1], h.Raw[2], 0, 2, fatal, alert}) // a courtesy: the connection ends either way
 }
+
+// Inside shakes hands by TLCP inside an agent's connection that agreed on
+// [TunnelSealed], with the tunnel's face. c is closed after an error.
+func (p *Port) Inside(ctx context.Context, c net.Conn) (*tlcp.Conn, error) {
+	f := p.faces.Load().tunnel.tlcp
+	if f == nil {
+		return nil, errors.Join(errors.New("shake hands inside the tunnel: there are no TLCP certificates"), c.Close())
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Limits.Handshake)
+	defer cancel()
+	in := tlcp.Server(c, f.config(time.Now()))
+	if err := in.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("shake hands inside the tunnel: %w", err), c.Close())
+	}
+	return in, nil
+}

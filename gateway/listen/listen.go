@@ -37,6 +37,8 @@ const (
 	HTTP2  = "h2"
 	HTTP3  = "h3"      // over QUIC alone
 	Tunnel = "yumen/1" // over TLCP, TLS and QUIC
+
+	TunnelSealed = "yumen/1-tlcp" // over TLS and QUIC: the tunnel runs inside TLCP, [Port.Inside]
 )
 
 // Handler serves one connection. It owns conn and returns when it has ended;

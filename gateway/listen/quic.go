@@ -232,7 +232,7 @@ func (p *Port) serveQUIC(u *packets, q *quic.Conn, c *Conn) {
 		_ = q.CloseWithError(0, "") // crypto/tls has agreed on one that is served
 		return
 	}
-	if c.ALPN == Tunnel {
+	if c.ALPN == Tunnel || c.ALPN == TunnelSealed {
 		u.wide.Store(q, struct{}{})
 	}
 	p.conns.Add(1)

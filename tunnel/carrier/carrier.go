@@ -10,14 +10,20 @@ import (
 	"github.com/yumen-zt/yumen/crypto/channel"
 )
 
-// ALPN is the protocol name of version 1 records.
-const ALPN = "yumen/1"
+// ALPN is the protocol name of version 1 records. ALPNSealed is theirs inside
+// TLCP, which runs inside the carrier that offers it.
+const (
+	ALPN       = "yumen/1"
+	ALPNSealed = "yumen/1-tlcp"
+)
 
 // Names of the carriers, as `carrier:` of agent.yaml and the agent's status
 // spell them.
 const (
 	NameTLCP = "tlcp"
 	NameTLS  = "tls"
+	NameQUIC = "quic"
+	NameAuto = "auto" // the best that works
 )
 
 // Conn is an authenticated carrier: an ordered, reliable byte stream.

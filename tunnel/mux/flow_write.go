@@ -63,7 +63,10 @@ func (f *Flow) record(c *chunk, n int) error {
 	}
 	putHeader(c.buf, Header{Kind: k, Length: n, Flow: f.id})
 	f.pend.b = c.buf[:HeaderSize+n]
-	err := f.s.write(&f.pend)
+	var err error
+	if !f.datagrams || !f.s.apart(f.pend.b) {
+		err = f.s.write(&f.pend)
+	}
 	f.pend.b = nil
 	if err == nil {
 		f.out.Add(int64(n))

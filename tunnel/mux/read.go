@@ -114,6 +114,15 @@ func (s *Session) onData(h Header) (reason.Reason, error) {
 	if f == nil {
 		return reason.OK, s.skip(h.Length)
 	}
+	if h.Kind == Datagram && s.dg != nil && f.Datagrams() {
+		c := getChunk(h.Length)
+		defer putChunk(c)
+		if err := s.fill(c.buf[:h.Length]); err != nil {
+			return reason.OK, err
+		}
+		s.deliver(f, c.buf[:h.Length])
+		return reason.OK, nil
+	}
 	take, r := f.admit(h.Kind, h.Length)
 	if r != reason.OK {
 		return r, nil

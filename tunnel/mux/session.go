@@ -18,6 +18,7 @@ import (
 // [Server], then call Run. The other methods may be called from any goroutine.
 type Session struct {
 	conn   net.Conn
+	dg     datagramCarrier // conn, if it is one
 	cfg    Config
 	client bool
 
@@ -36,6 +37,8 @@ type Session struct {
 	err    *ClosedError     // guarded by mu; set once
 
 	wr writer // write.go
+
+	apartMu sync.Mutex // held while a datagram is put into its flow, where dg is set
 
 	// Of the reader alone (read.go).
 	hdr                      [HeaderSize]byte
@@ -59,6 +62,7 @@ func newSession(conn net.Conn, cfg Config, client bool) *Session {
 	s := &Session{conn: conn, cfg: cfg, client: client, done: make(chan struct{})}
 	s.opens, s.pings = newBucket(cfg.OpenBurst), newBucket(cfg.PingBurst)
 	s.msgs, s.wins = newBucket(cfg.MessageBurst), newBucket(cfg.WindowRate)
+	s.dg, _ = conn.(datagramCarrier)
 	s.wr.released.L = &s.wr.mu
 	s.wg.Add(1) // goodbye's, from the start: others may add while Run waits
 	return s
@@ -74,6 +78,10 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	s.alive.Store(true)
 	s.cfg.Keeper.add(s)
+	if s.dg != nil {
+		s.wg.Add(1) // goodbye is counted still
+		go s.receiveApart()
+	}
 	r, err := s.read()
 	s.fail(&ClosedError{Reason: r, Remote: r == reason.TunnelClosed, Cause: err}, true)
 	s.cfg.Keeper.remove(s)
