@@ -110,6 +110,21 @@ func (g *Gateway) newFaces(cfg *Config, keys *keystore.Store) (*listen.Faces, ma
 	return f, ends, nil
 }
 
+// coalesces reports whether the certificate that clients are shown for the
+// server name sni is host's, too, and neither demands one of the client.
+func (g *Gateway) coalesces(sni, host string) bool {
+	s := g.site.Load()
+	if s.demands(sni) || s.demands(host) {
+		return false
+	}
+	shown, err := s.faces.Certificate(sni)
+	if err != nil {
+		return false
+	}
+	other, err := s.faces.Certificate(host)
+	return err == nil && shown == other && shown.Leaf != nil && shown.Leaf.VerifyHostname(host) == nil
+}
+
 // ownPair loads the enrolled TLCP pair and the roots of devices. A key folder
 // from before TLCP has neither.
 func (g *Gateway) ownPair(keys *keystore.Store, f *listen.Faces, pairs *certificateSet[tlcp.Pair], ends map[string]time.Time) error {

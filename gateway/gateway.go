@@ -249,7 +249,7 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	g.registry.MustRegister(&appsMetrics{g})
 	pc := cfg.Proxy
 	pc.GatewayID, pc.Access, pc.Apps = g.id, g.access, s.apps
-	pc.Authenticate = authenticator{g}
+	pc.Authenticate, pc.Coalesces = authenticator{g}, g.coalesces
 	pc.Forwarders = proxy.Forwarders{Networks: networks(cfg.Forwarders.Headers), Field: cfg.Forwarders.Field}
 	if pc.Handlers, err = g.handlers(cfg); err != nil {
 		return err

@@ -234,3 +234,30 @@ func TestS11_ExtendedConnectThatIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// A browser that shares a connection among hosts of one certificate opens
+// WebSockets to them on it, and does not come back after a 421; for everything
+// else it does.
+func TestS33_WebSocketOnASharedConnection(t *testing.T) {
+	const other = "other.example.test"
+	up := webSocketUpstream(t, nil, nil)
+	shares := func(sni, to string) bool { return sni == host && to == other }
+	for _, c := range []struct {
+		name      string
+		coalesces func(sni, host string) bool
+		fields    []string
+		end       bool
+		want      string
+	}{
+		{"WebSocket to a host of the certificate", shares, []string{":method", "CONNECT", ":protocol", "websocket", ":authority", other, version13, "13"}, false, "200"},
+		{"WebSocket to another one", shares, []string{":method", "CONNECT", ":protocol", "websocket", ":authority", "third.example.test", version13, "13"}, false, "421"},
+		{"WebSocket where nothing is shared", nil, []string{":method", "CONNECT", ":protocol", "websocket", ":authority", other, version13, "13"}, false, "421"},
+		{"request to a host of the certificate", shares, []string{":method", "GET", ":authority", other}, true, "421"},
+	} {
+		f := newFixture(t, up, with(func(fc *fixtureConfig) { fc.cfg.Coalesces = c.coalesces }))
+		r := f.rawH2()
+		if got := r.result(r.open(c.end, append(c.fields[:2:2], append([]string{":scheme", "https", ":path", "/ws"}, c.fields[2:]...)...)...)); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}

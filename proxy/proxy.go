@@ -54,18 +54,23 @@ type Config struct {
 	HTTP2Engine string `yaml:"http2_engine"`
 
 	// Forwarders are those whose fields name the client. Default: none.
-	Forwarders   Forwarders            `yaml:"-"`
-	GatewayID    string                `yaml:"-"` // required: the issuer of assertions, and the loop mark
-	Access       *access.Access        `yaml:"-"` // required
-	Apps         *apps.Registry        `yaml:"-"` // required
-	Authenticate Authenticator         `yaml:"-"` // default ClientCertificate{}
-	Handlers     []Handler             `yaml:"-"` // pages of the gateway's own: sign-in, interfaces
-	AssertionKey crypto.Signer         `yaml:"-"` // P-256, signs identity assertions; default: a fresh one
-	Alerts       alert.Sink            `yaml:"-"` // default alert.Discard
-	Audit        audit.Sink            `yaml:"-"` // default audit.Discard
-	Logger       *zap.Logger           `yaml:"-"` // default none
-	Registerer   prometheus.Registerer `yaml:"-"` // default none
-	Now          func() time.Time      `yaml:"-"` // default time.Now
+	Forwarders   Forwarders     `yaml:"-"`
+	GatewayID    string         `yaml:"-"` // required: the issuer of assertions, and the loop mark
+	Access       *access.Access `yaml:"-"` // required
+	Apps         *apps.Registry `yaml:"-"` // required
+	Authenticate Authenticator  `yaml:"-"` // default ClientCertificate{}
+	// Coalesces reports whether a connection whose handshake named sni may carry a
+	// WebSocket to host (RFC 9113 §9.1.1). Browsers that share a connection so
+	// come back on another one after a 421, but not for a WebSocket. Default: none
+	// may.
+	Coalesces    func(sni, host string) bool `yaml:"-"`
+	Handlers     []Handler                   `yaml:"-"` // pages of the gateway's own: sign-in, interfaces
+	AssertionKey crypto.Signer               `yaml:"-"` // P-256, signs identity assertions; default: a fresh one
+	Alerts       alert.Sink                  `yaml:"-"` // default alert.Discard
+	Audit        audit.Sink                  `yaml:"-"` // default audit.Discard
+	Logger       *zap.Logger                 `yaml:"-"` // default none
+	Registerer   prometheus.Registerer       `yaml:"-"` // default none
+	Now          func() time.Time            `yaml:"-"` // default time.Now
 }
 
 // The engines of HTTP/2.

@@ -167,6 +167,9 @@ func (p *Proxy) checkHost(x *Exchange) error {
 			return denied(reason.HostMismatch, "no server name")
 		}
 	} else if sni, err := apps.CanonicalHost(x.Conn.SNI); err != nil || sni != x.Host {
+		if err == nil && x.Connect != "" && p.cfg.Coalesces != nil && p.cfg.Coalesces(sni, x.Host) {
+			return nil
+		}
 		return denied(reason.HostMismatch, "server name "+x.Conn.SNI)
 	}
 	x.Conn.SetAuthority(&exchange.Authority{Sent: strings.Clone(x.Authority), Host: strings.Clone(x.Host), Port: strings.Clone(x.Port)})

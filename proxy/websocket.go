@@ -111,14 +111,19 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 	inward := make(chan struct{})
 	go func() {
 		defer close(inward)
-		relay(up, client, &x.BytesIn, func() error { return nil }, nil)
+		err := relay(up, client, &x.BytesIn, func() error { return nil }, nil)
+		if half, ok := up.(interface{ CloseWrite() error }); ok && errors.Is(err, io.EOF) && half.CloseWrite() == nil {
+			// The client has said all. A farewell of the application still goes out.
+			time.AfterFunc(webSocketLinger, func() { up.Close() })
+			return
+		}
 		up.Close()
 		if _, cut := x.CutReason(); !cut {
 			client.Close()
 		}
 	}()
 	var sent frames
-	relay(client, up, &x.BytesOut, func() error {
+	_ = relay(client, up, &x.BytesOut, func() error { // whatever ended it, it is over
 		return client.SetWriteDeadline(time.Now().Add(p.cfg.Limits.WriteStall))
 	}, &sent)
 	up.Close()
@@ -131,28 +136,32 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 	return nil
 }
 
-// relay copies from src to dst until one of both fails. sent, if it is not nil,
-// follows what was sent whole.
-func relay(dst io.Writer, src io.Reader, count interface{ Add(int64) int64 }, arm func() error, sent *frames) {
+// webSocketLinger is how long an application may take to end a WebSocket that
+// its client has ended.
+const webSocketLinger = 5 * time.Second
+
+// relay copies from src to dst until one of both fails, and returns why: io.EOF
+// when src has ended. sent, if it is not nil, follows what was sent whole.
+func relay(dst io.Writer, src io.Reader, count interface{ Add(int64) int64 }, arm func() error, sent *frames) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
 		n, err := src.Read(buf[:])
 		if n > 0 {
-			if arm() != nil {
-				return
+			if err := arm(); err != nil {
+				return err
 			}
-			wn, werr := dst.Write(buf[:n])
+			wn, err := dst.Write(buf[:n])
 			count.Add(int64(wn))
 			if sent != nil {
 				sent.follow(buf[:wn])
 			}
-			if werr != nil {
-				return
+			if err != nil {
+				return err
 			}
 		}
 		if err != nil {
-			return
+			return err
 		}
 	}
 }

@@ -224,3 +224,11 @@ type tunnel struct{ a *answer }
 func (t *tunnel) Read(p []byte) (int, error)  { return t.a.c.in.Read(p) }
 func (t *tunnel) Write(p []byte) (int, error) { return t.a.c.Conn.Write(p) }
 func (t *tunnel) Close() error                { return t.a.c.Conn.Close() }
+
+// CloseWrite says to the upstream that no more comes.
+func (t *tunnel) CloseWrite() error {
+	if c, ok := t.a.c.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
