@@ -19,6 +19,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -50,10 +51,11 @@ type App struct {
 	Level         int  // the least level of a sign-in; 0 demands none
 	RefuseBrowser bool // the browser device class may not use it
 	PublicPaths   []string
-	HostHeader    string // the Host that the upstream sees; empty: the client's
-	HTTP2         bool   // speak HTTP/2 to the upstreams (gRPC)
-	ProxyProtocol bool   // begin connections with a PROXY protocol v2 header: each has one client then
-	Origin        bool   // the identity headers and assertion are sent
+	CORSOrigins   []string // origins whose pages may ask here
+	HostHeader    string   // the Host that the upstream sees; empty: the client's
+	HTTP2         bool     // speak HTTP/2 to the upstreams (gRPC)
+	ProxyProtocol bool     // begin connections with a PROXY protocol v2 header: each has one client then
+	Origin        bool     // the identity headers and assertion are sent
 
 	AnswerTimeout time.Duration // for the head of an answer; 0: the proxy's
 	IdleTimeout   time.Duration // of a body that does not move; 0: the proxy's
@@ -88,6 +90,17 @@ func (a *App) State(now time.Time) State {
 		return Online
 	}
 	return Offline
+}
+
+// Public reports whether one of the public paths holds path, canonical: it is
+// open to everybody.
+func (a *App) Public(path string) bool {
+	for _, pub := range a.PublicPaths {
+		if prefix, ok := strings.CutSuffix(pub, "*"); ok && strings.HasPrefix(path, prefix) || pub == path {
+			return true
+		}
+	}
+	return false
 }
 
 // Resource is one address of an application that a tunnel may reach (Table 20).

@@ -46,6 +46,7 @@ type AppConfig struct {
 	Level          int       `yaml:"level"`           // least level of the sign-in; default 0
 	RefuseBrowser  bool      `yaml:"refuse_browser"`  // only enrolled devices; default false
 	PublicPaths    []string  `yaml:"public_paths"`    // paths without sign-in: "/health" or "/static/*"; default none
+	CORSOrigins    []string  `yaml:"cors_origins"`    // origins whose pages may ask here: their preflights pass without a sign-in; default none
 	DemandIdentity bool      `yaml:"demand_identity"` // offline until the application proves itself by Table 1; default false
 	AllowAddresses []string  `yaml:"allow_addresses"` // networks that the address rules would refuse
 	HostHeader     string    `yaml:"host_header"`     // Host for the upstream; default: the client's
@@ -175,6 +176,11 @@ func (a *AppConfig) validate(at string, fault func(path, format string, args ...
 			fault(fmt.Sprintf("%s.public_paths[%d]", at, i), "%q: a plain path that starts with / and has at most one *, at its end", p)
 		}
 	}
+	for i, o := range a.CORSOrigins {
+		if u, err := url.Parse(o); err != nil || u.Scheme != "https" || u.Host == "" || o != "https://"+strings.ToLower(u.Host) {
+			fault(fmt.Sprintf("%s.cors_origins[%d]", at, i), "%q: an origin such as https://portal.example.com, without a path", o)
+		}
+	}
 	for i, s := range a.AllowAddresses {
 		if _, err := parsePrefix(s); err != nil {
 			fault(fmt.Sprintf("%s.allow_addresses[%d]", at, i), "%w", err)
@@ -227,7 +233,7 @@ func New(cfg Config) (*Registry, error) {
 func newApp(c *AppConfig, previous *Registry, now time.Time) (*App, error) {
 	a := &App{
 		ID: c.ID, Name: c.Name, Level: c.Level, RefuseBrowser: c.RefuseBrowser,
-		PublicPaths: c.PublicPaths, HostHeader: c.HostHeader, HTTP2: c.HTTP2,
+		PublicPaths: c.PublicPaths, CORSOrigins: c.CORSOrigins, HostHeader: c.HostHeader, HTTP2: c.HTTP2,
 		ProxyProtocol: c.ProxyProtocol, Origin: !c.NoIdentity,
 		AnswerTimeout: c.Timeouts.Answer, IdleTimeout: c.Timeouts.Idle, connectTimeout: c.Timeouts.Connect,
 		balance: c.Balance, health: c.Health, maxRequests: int64(c.MaxRequests), demanded: c.DemandIdentity, until: new(atomic.Int64),

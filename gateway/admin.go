@@ -137,6 +137,10 @@ func (g *Gateway) adminExplain(w http.ResponseWriter, r *http.Request) {
 		}
 		req.Remote = a
 	}
+	if a := g.site.Load().apps.ID(in.AppID); a != nil && in.Path != "" && a.Public(in.Path) {
+		adminsock.Reply(w, ExplainReply{true, reason.OK.Code(), reason.OK.String(), fmt.Sprintf("public: %s of %s is open to everybody, without sign-in, grant or policy (public_paths in gateway.yaml)\n", in.Path, a.ID)})
+		return
+	}
 	t := g.access.Explain(f, in.AppID, req)
 	adminsock.Reply(w, ExplainReply{t.Decision.Reason == reason.OK, t.Decision.Reason.Code(), t.Decision.Reason.String(), t.String()})
 }

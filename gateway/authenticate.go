@@ -1,10 +1,15 @@
 package gateway
 
 import (
+	"strings"
+
+	"go.uber.org/zap"
+
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/proxy"
+	"github.com/yumen-zt/yumen/proxy/login"
 )
 
 // authenticator finds the subject of a request: by the session cookie, with the
@@ -28,6 +33,13 @@ func (a authenticator) Authenticate(x *proxy.Exchange) (policy.Facts, reason.Rea
 	}
 	var few [4]string
 	f, why := l.Session(x.Host, x.Header.AppendValues(few[:0], "Cookie"), x.Start)
+	if why == reason.LoginRequired && l.TakesBearer() {
+		if token, sent := bearerToken(x); sent {
+			if f, why = a.bearer(x, l, token); why != reason.OK {
+				return f, why
+			}
+		}
+	}
 	if why != reason.OK {
 		if byCertificate == reason.OK {
 			return certificate, reason.OK
@@ -48,9 +60,45 @@ func (a authenticator) Authenticate(x *proxy.Exchange) (policy.Facts, reason.Rea
 	return f, reason.OK
 }
 
+// bearerToken returns the access token that a program sent, and whether it sent
+// something that is meant as one.
+func bearerToken(x *proxy.Exchange) (token string, sent bool) {
+	const scheme = "bearer "
+	all := x.Header.Values("Authorization")
+	if len(all) == 0 || len(all[0]) < len(scheme) || !strings.EqualFold(all[0][:len(scheme)], scheme) {
+		return "", false
+	}
+	if len(all) > 1 {
+		return "", true // two proofs: neither
+	}
+	return strings.Trim(all[0][len(scheme):], " "), true
+}
+
+// bearer finds the subject of an access token. One that is good ends here: the
+// application could use it to be its user elsewhere.
+func (a authenticator) bearer(x *proxy.Exchange, l *login.Login, token string) (policy.Facts, reason.Reason) {
+	f, why, err := l.Bearer(x.Context(), token, x.Conn.Peer)
+	if why != reason.OK {
+		if ce := a.g.log.Check(zap.DebugLevel, "access token refused"); ce != nil {
+			ce.Write(zap.String("request_id", x.ID), zap.Stringer("reason", why), zap.Error(err))
+		}
+		return f, why
+	}
+	x.Header = x.Header.Without("Authorization")
+	return f, reason.OK
+}
+
 // Challenge sends a page without a session to the sign-in.
 func (a authenticator) Challenge(x *proxy.Exchange, r reason.Reason) bool {
 	l := a.g.site.Load().login
+	if l != nil && l.TakesBearer() {
+		switch _, sent := bearerToken(x); {
+		case !sent:
+			x.Add("WWW-Authenticate", `Bearer realm="yumen"`)
+		default:
+			x.Add("WWW-Authenticate", `Bearer realm="yumen", error="invalid_token"`)
+		}
+	}
 	if l == nil || proxy.WantsJSON(x) || x.Method != "GET" && x.Method != "HEAD" {
 		return false
 	}

@@ -122,6 +122,10 @@ func (w *world) auditText() string {
 
 // serve is the application: /big answers without end until the client goes.
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/authorization" {
+		io.WriteString(rw, r.Header.Get("Authorization"))
+		return
+	}
 	if r.URL.Path != "/big" {
 		fmt.Fprintf(rw, "%s for %s", r.Host, r.Header.Get("X-Yumen-User"))
 		return

@@ -51,7 +51,7 @@ const pageStyle = `body{font:16px/1.6 system-ui,sans-serif;margin:0;background:#
 func (p *Proxy) page(x *Exchange, d *deniedError) {
 	why := d.why.Public()
 	first, second := languages(x.Header.Get("Accept-Language"))
-	h := PageHeader()
+	h := readable(x, PageHeader())
 	if why == reason.MethodRefused {
 		h.Add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	}

@@ -53,6 +53,11 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 		p.record(x, reason.OK, "", "public path")
 		return p.forward(x, s) // 4, 5
 	}
+	if preflight(x) {
+		x.Public = true // no identity goes with it
+		p.record(x, reason.OK, "", "CORS preflight")
+		return p.forward(x, s) // 4, 5
+	}
 	facts, why := p.cfg.Authenticate.Authenticate(x) // 2
 	if why != reason.OK {
 		return p.deny(x, denied(why, ""))
@@ -104,7 +109,7 @@ func (p *Proxy) route(x *Exchange, s *site) error {
 		return err
 	}
 	if x.App = s.registry.Host(x.Host); x.App != nil {
-		x.Public = public(x.App, x.Path)
+		x.Public = x.App.Public(x.Path)
 	}
 	return nil
 }
@@ -193,16 +198,6 @@ func checkUpgrade(x *Exchange) error {
 	}
 	x.Carrier = exchange.WebSocket
 	return nil
-}
-
-// public reports whether one of the application's public paths holds path.
-func public(a *apps.App, path string) bool {
-	for _, pub := range a.PublicPaths {
-		if prefix, ok := strings.CutSuffix(pub, "*"); ok && strings.HasPrefix(path, prefix) || pub == path {
-			return true
-		}
-	}
-	return false
 }
 
 // handler finds the page of the gateway's own that serves x.

@@ -89,6 +89,12 @@ func (s *Snapshot) admit(sub *Subject, app uint32, now, grace int64) (g *grant, 
 		}
 	}
 	end = s.notAfter
+	if sub.until != unset {
+		if now >= sub.until {
+			return nil, 0, reason.SessionExpired, -1
+		}
+		end = min(end, sub.until)
+	}
 	g, why = s.findRow(sub, grace)
 	if why != reason.OK {
 		return nil, 0, why, -1

@@ -99,8 +99,9 @@ type Subject struct {
 	bad      bool // the user or device cannot stand in a list
 
 	hash  uint64 // of pair
+	until int64  // of facts.Expires
 	facts Facts
-	_     [48]byte
+	_     [16]byte
 }
 
 // Subject returns f in the form that decisions under k need.
@@ -108,7 +109,7 @@ func (k *TokenKey) Subject(f Facts) *Subject {
 	if f.Browser {
 		f.Token = "" // the rows of the browser device are never found by token
 	}
-	s := &Subject{facts: f, mac: k.mac(f.Token), authTime: nanos(f.AuthTime), level: int16(min(max(f.Level, 0), 1000)),
+	s := &Subject{facts: f, mac: k.mac(f.Token), authTime: nanos(f.AuthTime), until: nanos(f.Expires), level: int16(min(max(f.Level, 0), 1000)),
 		factors: f.Factors, posture: f.Posture, risk: f.Risk, browser: f.Browser}
 	var okU, okD bool
 	s.pair.user, okU = makeID(f.UserID)

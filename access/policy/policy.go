@@ -61,6 +61,7 @@ type Facts struct {
 	Level     int       // of the sign-in (acr); 0 unknown
 	Factors   Factors   // of the sign-in (amr)
 	AuthTime  time.Time // of the sign-in (auth_time); zero unknown
+	Expires   time.Time // of the proof (cookie, access token): it allows nothing from then on; zero: it does not end
 	Posture   Score     // of the device
 	Risk      Score     //
 }

@@ -67,6 +67,7 @@ var catalogue = map[Reason]entry{
 	CutByOperator:    {"cut_by_operator", 403, "closed by an operator", "已被运维人员断开", askAdmin, askAdminZH},
 	LoginLimit:       {"login_limit", 429, "too many failed sign-ins", "登录失败次数过多", "Wait, then sign in again, or ask your administrator to unlock the account.", "请稍候再登录，或联系管理员解锁账号。"},
 	FactorRefused:    {"factor_refused", 400, "this way to sign in is not supported here", "此处不支持该登录方式", "Sign in with the user name and the password alone.", "请仅使用用户名和口令登录。"},
+	BearerInvalid:    {"bearer_invalid", 401, "the access token is not valid here", "访问令牌在此处无效", "Get a new access token of the right issuer and audience.", "请向正确的签发方重新获取受众匹配的访问令牌。"},
 
 	NoGrant:        {"no_grant", 403, "no access is granted to this user on this device", "该用户在该设备上没有任何授权", "Ask for access to the application.", "请申请该应用的访问权限。"},
 	GrantExpired:   {"grant_expired", 403, "the grant has expired", "授权已过期", login, loginZH},

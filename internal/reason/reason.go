@@ -71,6 +71,7 @@ const (
 	CutByOperator    Reason = 220
 	LoginLimit       Reason = 221
 	FactorRefused    Reason = 222
+	BearerInvalid    Reason = 223
 )
 
 // 3xx: what the access grant list (Table 7) says.

@@ -1,6 +1,9 @@
 package exchange
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // HasControl reports a control character other than a tab: no field value may
 // hold one.
@@ -50,6 +53,11 @@ func (h Header) Get(name string) string {
 		}
 	}
 	return ""
+}
+
+// Without removes every field called name, in place, and returns the rest.
+func (h Header) Without(name string) Header {
+	return slices.DeleteFunc(h, func(f Field) bool { return same(f.Name, name) })
 }
 
 // Values returns every value of name.

@@ -120,8 +120,8 @@ func (l *Login) callback(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if len(user) == 0 || len(user) > 11 || strings.Trim(user, userLetters) != "" {
-		l.fail(w, r, reason.SubjectUnmapped, errors.New("the userId has not 1 to 11 letters, digits or any of -._@"))
+	if !isUser(user) {
+		l.fail(w, r, reason.SubjectUnmapped, errNoUser)
 		return
 	}
 	now := l.cfg.Now()
@@ -129,6 +129,12 @@ func (l *Login) callback(w http.ResponseWriter, r *http.Request) {
 	l.audit(r, audit.Login, user, s.id, reason.OK, "level "+itoa(int(s.level)))
 	http.SetCookie(w, newCookie(cookieSite, l.sealer.seal(forSite, l.cfg.Host, s.marshal()), l.cfg.Lifetime))
 	l.handOver(w, r, s, a)
+}
+
+var errNoUser = errors.New("the userId has not 1 to 11 letters, digits or any of -._@")
+
+func isUser(id string) bool {
+	return len(id) >= 1 && len(id) <= 11 && strings.Trim(id, userLetters) == ""
 }
 
 // userLetters are what a userId may hold: it goes into headers and logs.

@@ -57,6 +57,7 @@ type Config struct {
 	Map              string         `yaml:"map"`                // "control" (default): the control center maps (issuer, claim) to userId; "claim": the claim is the userId
 	Levels           map[string]int `yaml:"levels"`             // acr → level; default: a number is its own level, everything else 1
 	Lifetime         time.Duration  `yaml:"lifetime"`           // of a sign-in; default 8h
+	APIAudiences     []string       `yaml:"api_audiences"`      // of the issuer's access tokens that programs may send instead of a cookie; default: none is taken
 	CookieKeyFile    string         `yaml:"cookie_key_file"`    // shared by the gateways of the site; default state_dir/cookie.key
 
 	// Application reports whether name, canonical, is an application's host.
@@ -99,6 +100,11 @@ func (c *Config) Validate() error {
 	if c.Lifetime < 0 || c.Lifetime > MaxLifetime {
 		errs = append(errs, fmt.Errorf("login.lifetime: %v is not between 0 and 720h", c.Lifetime))
 	}
+	for i, a := range c.APIAudiences {
+		if a == "" || a == c.ClientID {
+			errs = append(errs, fmt.Errorf("login.api_audiences[%d]: %q: an audience of its own is needed (one that is the client_id would take ID tokens)", i, a))
+		}
+	}
 	for acr, n := range c.Levels {
 		if n < 0 || n > 255 {
 			errs = append(errs, fmt.Errorf("login.levels[%s]: %d is not between 0 and 255", acr, n))
@@ -112,6 +118,7 @@ type Login struct {
 	cfg      Config
 	sealer   *Sealer
 	provider provider
+	bearer   bearer
 	opened   opened
 	codes    *once // shared with the one before and after
 	mux      *http.ServeMux
@@ -170,6 +177,7 @@ func New(cfg Config) (*Login, error) {
 	if err := l.provider.init(&cfg); err != nil {
 		return nil, err
 	}
+	l.bearer.keys.provider = &l.provider
 	l.routes()
 	return l, nil
 }
@@ -206,7 +214,7 @@ func (l *Login) Session(host string, cookies []string, now time.Time) (policy.Fa
 	}
 	return policy.Facts{
 		SessionID: s.id, UserID: s.user, Browser: true,
-		Level: int(s.level), Factors: s.factors, AuthTime: s.auth,
+		Level: int(s.level), Factors: s.factors, AuthTime: s.auth, Expires: s.expiry,
 	}, reason.OK
 }
 

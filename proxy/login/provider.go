@@ -180,17 +180,13 @@ func (p *provider) exchange(ctx context.Context, a *attempt, code, redirect stri
 func (p *provider) verify(ctx context.Context, found *oidc.Provider, raw, nonce string) (identity, error) {
 	var id identity
 	tok, err := found.VerifierContext(ctx, &oidc.Config{
-		ClientID: p.cfg.ClientID, SupportedSigningAlgs: []string{oidc.ES256, oidc.ES384, oidc.RS256, oidc.PS256, oidc.EdDSA}, Now: p.cfg.Now,
+		ClientID: p.cfg.ClientID, SupportedSigningAlgs: algorithms, Now: p.cfg.Now,
 	}).Verify(ctx, raw)
 	if err != nil {
 		return id, fmt.Errorf("verify ID token: %w", err)
 	}
 	if subtle.ConstantTimeCompare([]byte(tok.Nonce), []byte(nonce)) != 1 {
 		return id, errors.New("verify ID token: the nonce is not the one that was sent")
-	}
-	now := p.cfg.Now()
-	if tok.IssuedAt.After(now.Add(clockSlack)) {
-		return id, errors.New("verify ID token: issued in the future (compare the clocks)")
 	}
 	var claims map[string]any
 	if err := tok.Claims(&claims); err != nil {
@@ -199,16 +195,28 @@ func (p *provider) verify(ctx context.Context, found *oidc.Provider, raw, nonce 
 	if azp, ok := claims["azp"]; ok && azp != p.cfg.ClientID || !ok && len(tok.Audience) > 1 {
 		return id, errors.New("verify ID token: it was issued for another party (azp)")
 	}
+	if id, err = p.identity(tok.IssuedAt, claims); err != nil {
+		return id, fmt.Errorf("verify ID token: %w", err)
+	}
+	return id, nil
+}
+
+// identity reads what the claims of a verified token say of its subject.
+func (p *provider) identity(issued time.Time, claims map[string]any) (id identity, err error) {
+	now := p.cfg.Now()
+	if issued.After(now.Add(clockSlack)) {
+		return id, errors.New("issued in the future (compare the clocks)")
+	}
 	id.subject, _ = claims[p.cfg.UserClaim].(string)
 	if id.subject == "" || len(id.subject) > 256 {
-		return id, fmt.Errorf("verify ID token: claim %q is missing, empty or too long", p.cfg.UserClaim)
+		return id, fmt.Errorf("claim %q is missing, empty or too long", p.cfg.UserClaim)
 	}
-	id.auth = tok.IssuedAt
+	id.auth = issued
 	if t, ok := claims["auth_time"].(float64); ok {
 		id.auth = time.Unix(int64(t), 0)
 	}
 	if id.auth.After(now.Add(clockSlack)) {
-		return id, errors.New("verify ID token: signed in in the future (compare the clocks)")
+		return id, errors.New("signed in in the future (compare the clocks)")
 	}
 	acr, _ := claims["acr"].(string)
 	id.level = p.level(acr)
