@@ -1,7 +1,6 @@
 package h2
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/message"
 )
 
 const (
@@ -32,7 +32,8 @@ const (
 type conn struct {
 	s  *Server
 	c  *exchange.Conn
-	fr *http2.Framer // read by the reader; written under mu, into out
+	in message.Reader
+	fr *http2.Framer // read by the reader, from in; written under mu, into out
 
 	reading watch.Alarm // preface, silence
 	writing watch.Alarm // the client takes nothing
@@ -43,8 +44,7 @@ type conn struct {
 	mu            sync.Mutex
 	streams       map[uint32]*stream // guarded by mu; those whose walk goes on
 	lastID        uint32             // guarded by mu; newest stream of the client
-	enc           *hpack.Encoder     // guarded by mu
-	block         bytes.Buffer       // guarded by mu; what enc has written
+	table         bool               // guarded by mu; the client must be told that our table of fields is empty
 	out           []byte             // guarded by mu; frames to send
 	control       int                // guarded by mu; answers in out
 	sending       bool               // guarded by mu; somebody is in send
@@ -63,14 +63,14 @@ type conn struct {
 }
 
 func newConn(s *Server, c *exchange.Conn) *conn {
-	hc := &conn{s: s, c: c, streams: map[uint32]*stream{}, window: 65535, initialWindow: 65535, frame: maxFrame, recvWindow: connWindow}
+	hc := &conn{s: s, c: c, streams: map[uint32]*stream{}, window: 65535, initialWindow: 65535, frame: maxFrame, recvWindow: connWindow, table: true}
 	hc.room.L = &hc.mu
-	hc.fr = http2.NewFramer((*outBuffer)(hc), c)
+	hc.fr = http2.NewFramer((*outBuffer)(hc), &hc.in)
 	hc.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	hc.fr.MaxHeaderListSize = uint32(s.cfg.HeaderBytes)
 	hc.fr.SetMaxReadFrameSize(maxFrame)
 	hc.fr.SetReuseFrames()
-	hc.enc = hpack.NewEncoder(&hc.block)
+	hc.in.Init(c)
 	return hc
 }
 
@@ -78,6 +78,7 @@ func newConn(s *Server, c *exchange.Conn) *conn {
 type outBuffer conn
 
 func (o *outBuffer) Write(p []byte) (int, error) {
+	(*conn)(o).hold()
 	o.out = append(o.out, p...)
 	return len(p), nil
 }
@@ -96,6 +97,7 @@ func (c *conn) serve() {
 	w.Remove(&c.reading)
 	w.Remove(&c.writing)
 	w.Remove(&c.looking)
+	c.in.Drop()
 	_ = c.c.Close()
 }
 
@@ -103,7 +105,7 @@ func (c *conn) serve() {
 func (c *conn) begin() error {
 	c.reading.Arm(prefaceTime)
 	var p [len(http2.ClientPreface)]byte
-	if _, err := io.ReadFull(c.c, p[:]); err != nil {
+	if _, err := io.ReadFull(&c.in, p[:]); err != nil {
 		return err
 	}
 	if string(p[:]) != http2.ClientPreface {
@@ -175,6 +177,9 @@ func (c *conn) next() error {
 		return io.EOF
 	}
 	c.reading.Arm(quiet)
+	if err := c.in.Wait(); err != nil {
+		return err
+	}
 	f, err := c.fr.ReadFrame()
 	if err == nil {
 		err = c.frameOf(f)
@@ -315,8 +320,7 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		}
 		switch s.ID {
 		case http2.SettingHeaderTableSize:
-			c.enc.SetMaxDynamicTableSizeLimit(4096)
-			c.enc.SetMaxDynamicTableSize(min(s.Val, 4096))
+			c.table = true
 		case http2.SettingInitialWindowSize:
 			delta := int64(s.Val) - c.initialWindow
 			c.initialWindow = int64(s.Val)
@@ -476,6 +480,6 @@ func (c *conn) linger() {
 	}
 	c.writing.Disarm()
 	if c.c.SetReadDeadline(time.Now().Add(200*time.Millisecond)) == nil {
-		_, _ = io.CopyN(io.Discard, c.c, 256<<10)
+		_, _ = io.CopyN(io.Discard, &c.in, 256<<10)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/yumen-zt/yumen/internal/watch"
 	"github.com/yumen-zt/yumen/proxy/exchange"
+	"github.com/yumen-zt/yumen/proxy/message"
 )
 
 // stream is one request and the way of its answer. What c.mu guards is named so;
@@ -97,7 +98,6 @@ func (s *stream) run() {
 	c.send()
 	c.mu.Unlock()
 	s.x.End()
-	c.s.cfg.Watch.Remove(&s.stalled)
 }
 
 // failLocked ends the stream without a word. c.mu is held.
@@ -182,9 +182,10 @@ func (s *stream) WriteInfo(status int, h exchange.Header) error {
 	if err := s.waitRoom(); err != nil {
 		return err
 	}
-	s.c.status(status)
+	at := s.c.beginBlock()
+	s.c.out = appendStatus(s.c.out, status)
 	s.c.fields(h)
-	s.c.writeBlock(s.id, false)
+	s.c.endBlock(at, s.id, false)
 	s.c.send()
 	return nil
 }
@@ -198,10 +199,11 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 	if err := s.waitRoom(); err != nil {
 		return err
 	}
-	c.status(status)
+	at := c.beginBlock()
+	c.out = appendStatus(c.out, status)
 	c.fields(h)
 	if !h.Has("Date") {
-		c.field("date", c.s.cfg.Now().UTC().Format(http.TimeFormat))
+		c.out = appendField(c.out, "date", message.Date(c.s.cfg.Now()))
 	}
 	s.begun, s.left = true, -1
 	s.noBody = s.x.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
@@ -210,14 +212,14 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 			s.left = length
 		}
 		if status != http.StatusNoContent {
-			c.field("content-length", strconv.FormatInt(length, 10))
+			c.out = appendField(c.out, "content-length", strconv.FormatInt(length, 10))
 		}
 	}
 	if len(trailers) > 0 {
-		c.field("trailer", strings.ToLower(strings.Join(trailers, ", ")))
+		c.out = appendField(c.out, "trailer", strings.ToLower(strings.Join(trailers, ", ")))
 	}
 	s.sentEnd = s.noBody || s.left == 0
-	c.writeBlock(s.id, s.sentEnd)
+	c.endBlock(at, s.id, s.sentEnd)
 	return nil
 }
 
@@ -239,7 +241,7 @@ func (s *stream) Write(p []byte) (int, error) {
 			s.left -= int64(n)
 			s.sentEnd = s.left == 0
 		}
-		_ = c.fr.WriteData(s.id, s.sentEnd, p[:n])
+		c.writeData(s.id, s.sentEnd, p[:n])
 		total += n
 		p = p[n:]
 	}
@@ -329,10 +331,11 @@ func (s *stream) finish() error {
 	case s.left > 0:
 		return errors.New("h2: the body is shorter than its head says")
 	case len(s.tail) > 0:
+		at := s.c.beginBlock()
 		s.c.fields(s.tail)
-		s.c.writeBlock(s.id, true)
+		s.c.endBlock(at, s.id, true)
 	default:
-		_ = s.c.fr.WriteData(s.id, true, nil)
+		s.c.writeData(s.id, true, nil)
 	}
 	s.sentEnd = true
 	return nil

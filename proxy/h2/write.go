@@ -1,13 +1,13 @@
 package h2
 
 import (
+	"bytes"
 	"errors"
 	"runtime"
-	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
 )
@@ -36,8 +36,12 @@ func (c *conn) send() {
 		err := c.c.WriteAll(buf)
 		c.writing.Disarm()
 		c.mu.Lock()
-		if c.out == nil && cap(buf) <= 2*maxOut && len(c.streams) > 0 {
+		switch {
+		case cap(buf) > 2*maxOut:
+		case c.out == nil && len(c.streams) > 0:
 			c.out = buf[:0]
+		default:
+			outs.Put(&buf)
 		}
 		if err != nil && c.failed == nil {
 			c.failed = err
@@ -50,6 +54,16 @@ func (c *conn) send() {
 	}
 	c.sending = false
 	c.room.Broadcast()
+}
+
+// outs are write buffers: a connection without streams has none.
+var outs = sync.Pool{New: func() any { b := make([]byte, 0, maxFrame); return &b }}
+
+// hold makes sure that there is a write buffer. mu is held.
+func (c *conn) hold() {
+	if c.out == nil {
+		c.out = (*outs.Get().(*[]byte))[:0]
+	}
 }
 
 // sendElsewhere is send for those who must not wait: the reader, an alarm, a
@@ -77,49 +91,77 @@ func (c *conn) consumed(n int64) {
 	}
 }
 
-// field encodes one field. mu is held.
-func (c *conn) field(name, value string) {
-	_ = c.enc.WriteField(hpack.HeaderField{Name: name, Value: clean(value), Sensitive: name == "set-cookie"})
+// frameHead is the length of the head of a frame (RFC 9113 §4.1).
+const frameHead = 9
+
+// appendFrame appends the head of a frame of n bytes.
+func appendFrame(b []byte, n int, kind http2.FrameType, flags http2.Flags, id uint32) []byte {
+	return append(b, byte(n>>16), byte(n>>8), byte(n), byte(kind), byte(flags), byte(id>>24), byte(id>>16), byte(id>>8), byte(id))
 }
 
-// clean makes spaces of control characters: a value never ends its line where
-// somebody passes it on over HTTP/1.1.
-func clean(v string) string {
-	for i := 0; i < len(v); i++ {
-		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return strings.Map(func(r rune) rune {
-				if r < ' ' && r != '\t' || r == 0x7f {
-					return ' '
-				}
-				return r
-			}, v)
-		}
+// writeData puts a DATA frame into the buffer. mu is held.
+func (c *conn) writeData(id uint32, end bool, p []byte) {
+	var flags http2.Flags
+	if end {
+		flags = http2.FlagDataEndStream
 	}
-	return v
+	c.hold()
+	c.out = append(appendFrame(c.out, len(p), http2.FrameData, flags, id), p...)
+}
+
+// beginBlock begins a block of fields in the buffer, which appendStatus and
+// appendField fill and endBlock ends. mu is held throughout.
+func (c *conn) beginBlock() (at int) {
+	c.hold()
+	at = len(c.out)
+	c.out = append(c.out, make([]byte, frameHead)...)
+	if c.table {
+		c.out = append(c.out, emptyTable)
+		c.table = false
+	}
+	return at
+}
+
+// endBlock makes frames of the block at at. mu is held.
+func (c *conn) endBlock(at int, id uint32, end bool) {
+	var flags http2.Flags
+	if end {
+		flags = http2.FlagHeadersEndStream
+	}
+	n := len(c.out) - at - frameHead
+	if n <= c.frame {
+		appendFrame(c.out[:at], n, http2.FrameHeaders, flags|http2.FlagHeadersEndHeaders, id)
+		return
+	}
+	rest := bytes.Clone(c.out[at+frameHead:])
+	c.out = c.out[:at]
+	for kind := http2.FrameHeaders; len(rest) > 0; kind, flags = http2.FrameContinuation, 0 {
+		part := rest[:min(len(rest), c.frame)]
+		if rest = rest[len(part):]; len(rest) == 0 {
+			flags |= http2.FlagHeadersEndHeaders // the same bit in both
+		}
+		c.out = append(appendFrame(c.out, len(part), kind, flags, id), part...)
+	}
 }
 
 // fields encodes h with names in lower case. mu is held.
 func (c *conn) fields(h exchange.Header) {
 	for i := range h {
-		c.field(lower(h[i].Name), h[i].Value)
+		c.out = appendField(c.out, lower(h[i].Name), h[i].Value)
 	}
 }
 
-// writeBlock puts the encoded fields into frames. mu is held.
-func (c *conn) writeBlock(id uint32, end bool) {
-	b := c.block.Bytes()
-	first := true
-	for first || len(b) > 0 {
-		part := b[:min(len(b), c.frame)]
-		b = b[len(part):]
-		if first {
-			_ = c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: part, EndStream: end, EndHeaders: len(b) == 0})
-		} else {
-			_ = c.fr.WriteContinuation(id, len(b) == 0, part)
-		}
-		first = false
+// clean makes spaces of control characters.
+func clean(v string) string {
+	if !exchange.HasControl(v) {
+		return v
 	}
-	c.block.Reset()
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, v)
 }
 
 // lower returns name in lower case, without memory of its own for usual names.
@@ -145,8 +187,5 @@ var usual = func() map[string]string {
 	}
 	return m
 }()
-
-// status encodes :status. mu is held.
-func (c *conn) status(status int) { c.field(":status", strconv.Itoa(status)) }
 
 var errEnded = errors.New("h2: the stream has ended")

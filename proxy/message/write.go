@@ -76,17 +76,20 @@ func AppendLastChunk(b []byte, trailer exchange.Header) []byte {
 // date is the text of one second.
 type date struct {
 	second int64
-	line   string
+	text   string
 }
 
 var dates atomic.Pointer[date]
 
 // AppendDate appends Date (RFC 9110 §6.6.1).
-func AppendDate(b []byte, now time.Time) []byte {
+func AppendDate(b []byte, now time.Time) []byte { return AppendField(b, "Date", Date(now)) }
+
+// Date returns the value of Date at now.
+func Date(now time.Time) string {
 	d := dates.Load()
 	if s := now.Unix(); d == nil || d.second != s {
-		d = &date{s, "Date: " + now.UTC().Format(http.TimeFormat) + "\r\n"}
+		d = &date{s, now.UTC().Format(http.TimeFormat)}
 		dates.Store(d)
 	}
-	return append(b, d.line...)
+	return d.text
 }
