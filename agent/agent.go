@@ -33,6 +33,7 @@ type Agent struct {
 	faces   []*face
 	slots   chan struct{} // one for each local connection in service
 	refetch chan struct{}
+	stop    context.CancelFunc // ends Run in order; set before the verbs are served
 	uid     uint32
 	peer    func(net.Conn) (uint32, error)
 	udpPeer func(local, remote netip.AddrPort) (uint32, error)
@@ -108,6 +109,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("run agent: %w", err)
 	}
 	a.log.Info("agent runs", zap.String("agent_id", a.id.AgentID), zap.String("device_id", a.id.DeviceID), zap.Int("faces", len(a.faces)))
+	ctx, a.stop = context.WithCancel(ctx)
+	defer a.stop()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, f := range a.faces {
 		g.Go(func() error { return f.run(ctx, a) })

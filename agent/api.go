@@ -112,6 +112,11 @@ func (a *Agent) verbs() http.Handler {
 		a.Logout()
 		writeJSON(w, Answer{OK: true, Words: Words{EN: "signed out", ZH: "已退出登录"}})
 	})
+	m.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, Answer{OK: true, Words: Words{EN: "the agent ends", ZH: "代理正在退出"}})
+		_ = http.NewResponseController(w).Flush() // a caller that has gone away has its will, too
+		a.stop()
+	})
 	return m
 }
 

@@ -60,6 +60,11 @@ func (c *Client) Logout(ctx context.Context) (*Answer, error) {
 	return ask[Answer](ctx, c, "POST", "/v1/logout", nil)
 }
 
+// Stop asks the agent to end in order. It returns before it has.
+func (c *Client) Stop(ctx context.Context) (*Answer, error) {
+	return ask[Answer](ctx, c, "POST", "/v1/stop", nil)
+}
+
 func ask[T any](ctx context.Context, c *Client, method, path string, body any) (*T, error) {
 	var in io.Reader
 	if body != nil {

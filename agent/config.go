@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -35,6 +36,7 @@ type Config struct {
 	SOCKS5          []string               `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
 	HTTPConnect     []string               `yaml:"http_connect"`      // loopback addresses; default none
 	Forwards        []Forward              `yaml:"forwards"`          // fixed ways to one application
+	Resolver        string                 `yaml:"resolver"`          // loopback address that answers the names of resources by DNS; default none
 	StatusPage      string                 `yaml:"status_page"`       // loopback address; default none
 	Socket          string                 `yaml:"socket"`            // of the agent's verbs; default DIR/agent.sock
 	StateDir        string                 `yaml:"state_dir"`         // default DIR/state
@@ -56,10 +58,14 @@ type Config struct {
 
 // Forward is a local address whose every connection goes to one application.
 type Forward struct {
-	Listen string `yaml:"listen"` // loopback address
-	App    string `yaml:"app"`    // appId
-	Target string `yaml:"target"` // ip:port or host:port of Table 20; needed when the application has several
+	Listen   string `yaml:"listen"`   // loopback address
+	App      string `yaml:"app"`      // appId
+	Protocol string `yaml:"protocol"` // tcp (default) or udp
+	Target   string `yaml:"target"`   // ip:port or host:port of Table 20; needed when the application has several
 }
+
+// network returns the protocol.
+func (f Forward) network() string { return cmp.Or(f.Protocol, "tcp") }
 
 // Identity is who this agent is: from its enrolled certificate.
 type Identity struct{ AgentID, DeviceID string }
@@ -179,27 +185,34 @@ func (c *Config) Validate() error {
 		fault("latitude", "%v is not between -90 and 90", c.Latitude)
 	}
 	seen := map[string]string{}
-	listen := func(path, addr string) {
+	listen := func(path, network, addr string) {
 		if err := loopback(addr); err != nil {
 			fault(path, "%v", err)
 			return
 		}
-		if other, twice := seen[addr]; twice && !strings.HasSuffix(addr, ":0") {
+		if other, twice := seen[network+addr]; twice && !strings.HasSuffix(addr, ":0") {
 			fault(path, "%s is already taken by %s", addr, other)
 		}
-		seen[addr] = path
+		seen[network+addr] = path
 	}
 	for i, a := range c.SOCKS5 {
-		listen(fmt.Sprintf("socks5[%d]", i), a)
+		listen(fmt.Sprintf("socks5[%d]", i), "tcp", a)
 	}
 	for i, a := range c.HTTPConnect {
-		listen(fmt.Sprintf("http_connect[%d]", i), a)
+		listen(fmt.Sprintf("http_connect[%d]", i), "tcp", a)
+	}
+	if c.Resolver != "" {
+		listen("resolver", "tcp", c.Resolver)
+		listen("resolver", "udp", c.Resolver)
 	}
 	if c.StatusPage != "" {
-		listen("status_page", c.StatusPage)
+		listen("status_page", "tcp", c.StatusPage)
 	}
 	for i, f := range c.Forwards {
-		listen(fmt.Sprintf("forwards[%d].listen", i), f.Listen)
+		listen(fmt.Sprintf("forwards[%d].listen", i), f.network(), f.Listen)
+		if n := f.network(); n != "tcp" && n != "udp" {
+			fault(fmt.Sprintf("forwards[%d].protocol", i), "%q is neither tcp nor udp", n)
+		}
 		if !idForm.MatchString(f.App) {
 			fault(fmt.Sprintf("forwards[%d].app", i), "%q is not an appId of 11 letters and digits", f.App)
 		}

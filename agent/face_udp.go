@@ -144,7 +144,7 @@ func (s *association) send(ctx context.Context, to socks5.Target, payload []byte
 		}
 	}
 	if w == nil {
-		if len(s.ways) >= maxAssociations && !s.forgetOne() {
+		if len(s.ways) >= maxAssociations && !forgetEnded(s.ways) {
 			s.a.count(&s.a.droppedDatagrams)
 			return
 		}
@@ -159,20 +159,6 @@ func (s *association) send(ctx context.Context, to socks5.Target, payload []byte
 	}
 }
 
-// forgetOne makes room by an ended way.
-func (s *association) forgetOne() bool {
-	for to, w := range s.ways {
-		select {
-		case <-w.done:
-			close(w.out)
-			delete(s.ways, to)
-			return true
-		default:
-		}
-	}
-	return false
-}
-
 // carry opens the flow of one destination and moves datagrams both ways.
 func (s *association) carry(ctx context.Context, dest socks5.Target, w *way) {
 	defer close(w.done)
@@ -185,38 +171,10 @@ func (s *association) carry(ctx context.Context, dest socks5.Target, w *way) {
 		return
 	}
 	defer a.drop(f)
-	stop := context.AfterFunc(ctx, func() { f.remote.Close() })
-	defer stop()
-	back := make(chan struct{})
-	s.wg.Go(func() {
-		defer close(back)
-		buf := make([]byte, 65535)
-		for {
-			n, err := f.remote.Read(buf)
-			if err != nil {
-				return
-			}
-			out := socks5.AppendDatagram(make([]byte, 0, n+300), dest, buf[:n])
-			if _, err := s.pc.WriteToUDPAddrPort(out, s.source); err != nil {
-				a.count(&a.droppedDatagrams)
-			}
+	pump(ctx, f, w.out, func(b []byte) {
+		out := socks5.AppendDatagram(make([]byte, 0, len(b)+300), dest, b)
+		if _, err := s.pc.WriteToUDPAddrPort(out, s.source); err != nil {
+			a.count(&a.droppedDatagrams)
 		}
 	})
-	for {
-		select {
-		case <-back:
-			return
-		case b, ok := <-w.out:
-			if !ok {
-				f.remote.Close()
-				<-back
-				return
-			}
-			if _, err := f.remote.Write(b); err != nil {
-				f.remote.Close()
-				<-back
-				return
-			}
-		}
-	}
 }

@@ -21,11 +21,14 @@ import (
 const askTimeout = 10 * time.Second
 
 // face is one loopback listener. serve runs for each connection that belongs
-// to the agent's user; it owns the connection.
+// to the agent's user; it owns the connection. A face of datagrams has packets
+// in its place, which runs until pc is closed.
 type face struct {
 	name, addr string
 	serve      func(ctx context.Context, c net.Conn)
+	packets    func(ctx context.Context, pc *net.UDPConn)
 	l          net.Listener
+	pc         *net.UDPConn
 }
 
 // newFaces lists the faces of the configuration; none listens yet.
@@ -38,7 +41,14 @@ func (a *Agent) newFaces() []*face {
 		fs = append(fs, &face{name: "http_connect", addr: addr, serve: a.serveConnect})
 	}
 	for _, f := range a.cfg.Forwards {
+		if f.network() == "udp" {
+			fs = append(fs, &face{name: "forward", addr: f.Listen, packets: func(ctx context.Context, pc *net.UDPConn) { a.forwardDatagrams(ctx, pc, f) }})
+			continue
+		}
 		fs = append(fs, &face{name: "forward", addr: f.Listen, serve: func(ctx context.Context, c net.Conn) { a.serveForward(ctx, c, f) }})
+	}
+	if r := a.cfg.Resolver; r != "" {
+		fs = append(fs, &face{name: "resolver", addr: r, packets: a.resolveDatagrams}, &face{name: "resolver", addr: r, serve: a.serveResolver})
 	}
 	return fs
 }
@@ -46,7 +56,17 @@ func (a *Agent) newFaces() []*face {
 // listen opens every face. On an error none stays open.
 func (a *Agent) listen() error {
 	for _, f := range a.faces {
-		l, err := net.Listen("tcp", f.addr)
+		var err error
+		if f.packets != nil {
+			if err = f.listenPackets(); err == nil {
+				a.addBound(f.name, f.pc.LocalAddr())
+				continue
+			}
+		}
+		var l net.Listener
+		if err == nil {
+			l, err = net.Listen("tcp", f.addr)
+		}
 		if err != nil {
 			a.closeFaces()
 			return fmt.Errorf("listen on %s face %s: %w", f.name, f.addr, err)
@@ -55,6 +75,15 @@ func (a *Agent) listen() error {
 		a.addBound(f.name, l.Addr())
 	}
 	return nil
+}
+
+func (f *face) listenPackets() error {
+	at, err := net.ResolveUDPAddr("udp", f.addr)
+	if err != nil {
+		return err
+	}
+	f.pc, err = net.ListenUDP("udp", at)
+	return err
 }
 
 func (a *Agent) addBound(kind string, addr net.Addr) {
@@ -68,11 +97,20 @@ func (a *Agent) closeFaces() {
 		if f.l != nil {
 			f.l.Close()
 		}
+		if f.pc != nil {
+			f.pc.Close()
+		}
 	}
 }
 
 // run accepts until ctx ends and returns after every connection has ended.
 func (f *face) run(ctx context.Context, a *Agent) error {
+	if f.packets != nil {
+		stop := context.AfterFunc(ctx, func() { f.pc.Close() })
+		defer stop()
+		f.packets(ctx, f.pc)
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { f.l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
@@ -136,7 +174,7 @@ func (a *Agent) admit(faceName string, c net.Conn) bool {
 }
 
 // refused records that a destination was refused, and says so in the log.
-func (a *Agent) refused(faceName string, c net.Conn, to string, err error) (reason.Reason, Words) {
+func (a *Agent) refused(faceName string, c interface{ RemoteAddr() net.Addr }, to string, err error) (reason.Reason, Words) {
 	r, w := explainError(err)
 	app := ""
 	if rs := a.currentRoutes(); rs != nil {

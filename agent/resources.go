@@ -167,6 +167,24 @@ func (t *routes) app(id string) []*Resource {
 	return out
 }
 
+// addresses returns the addresses of a name of the list, and whether the list
+// has it at all.
+func (t *routes) addresses(name string) (out []netip.Addr, known bool) {
+	if t == nil {
+		return nil, false
+	}
+	name = foldHost(name)
+	for _, r := range t.list {
+		if slices.Contains(r.Hosts, name) {
+			known = true
+			if !slices.Contains(out, r.Addr.Addr()) {
+				out = append(out, r.Addr.Addr())
+			}
+		}
+	}
+	return out, known
+}
+
 // forward returns the resource of a port forward: the application's only one,
 // or the one that target names.
 func (t *routes) forward(f Forward) (*Resource, reason.Reason) {
@@ -175,13 +193,13 @@ func (t *routes) forward(f Forward) (*Resource, reason.Reason) {
 		return nil, reason.AppNotGranted
 	}
 	if f.Target == "" {
-		if len(rs) == 1 && rs[0].Protocol == "tcp" {
+		if len(rs) == 1 && rs[0].Protocol == f.network() {
 			return rs[0], reason.OK
 		}
 		return nil, reason.DestinationRule
 	}
 	for _, r := range rs {
-		if r.Protocol != "tcp" {
+		if r.Protocol != f.network() {
 			continue
 		}
 		if ap, err := netip.ParseAddrPort(f.Target); err == nil && r.Addr == ap {

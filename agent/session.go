@@ -29,7 +29,7 @@ const loginTimeout = 20 * time.Second
 // Login signs name in with the given proofs (Tables 16 to 18) and fetches the
 // resource list. name is a userId, or a sign-in name that Table 16 has room for;
 // the control center says whose it is. The proofs are sent once and kept nowhere. A refusal names its
-// reason in both languages by [Agent.ExplainError].
+// reason in both languages by [ExplainError].
 func (a *Agent) Login(ctx context.Context, name string, factors []wire.Factor) error {
 	if !fitsTable16(name) {
 		return &nameError{printable(name)}

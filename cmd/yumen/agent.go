@@ -45,7 +45,7 @@ a SOCKS5 proxy, an HTTP CONNECT proxy and port forwards on loopback. It needs no
 		}
 		return agent.NewClient(cfg.Socket), nil
 	}
-	cmd.AddCommand(agentRunCmd(&file), agentLoginCmd(client), agentLogoutCmd(client), agentStatusCmd(client), agentResourcesCmd(client), agentWhyCmd(client))
+	cmd.AddCommand(agentRunCmd(&file), agentUpCmd(&file, client), agentDownCmd(client), agentLoginCmd(client), agentLogoutCmd(client), agentStatusCmd(client), agentResourcesCmd(client), agentWhyCmd(client))
 	return cmd
 }
 
@@ -114,21 +114,7 @@ a file that only its owner can read; it is sent once and stored nowhere.
 				return err
 			}
 			defer c.Close()
-			if user == "" {
-				s, err := c.Status(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if user = s.LastUser; user == "" {
-					return &usageError{errors.New("who signs in? use --user")}
-				}
-			}
-			password, err := secret(cmd.Context(), passwordFile, fmt.Sprintf("Password of %s (口令): ", user))
-			if err != nil {
-				return err
-			}
-			q := agent.LoginRequest{UserID: user, Factors: []wire.Factor{{AuthenticationType: 1, AuthenticationContent: password}}} // Table 17: 1 static password
-			a, err := c.Login(cmd.Context(), q)
+			a, err := signIn(cmd.Context(), c, user, passwordFile)
 			if err != nil {
 				return err
 			}
@@ -139,6 +125,24 @@ a file that only its owner can read; it is sent once and stored nowhere.
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "read the password from this file, mode 0600")
 	outputFlag(cmd, &format)
 	return cmd
+}
+
+// signIn signs user in, or who signed in last.
+func signIn(ctx context.Context, c *agent.Client, user, passwordFile string) (*agent.Answer, error) {
+	if user == "" {
+		s, err := c.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if user = s.LastUser; user == "" {
+			return nil, &usageError{errors.New("who signs in? use --user")}
+		}
+	}
+	password, err := secret(ctx, passwordFile, fmt.Sprintf("Password of %s (口令): ", user))
+	if err != nil {
+		return nil, err
+	}
+	return c.Login(ctx, agent.LoginRequest{UserID: user, Factors: []wire.Factor{{AuthenticationType: 1, AuthenticationContent: password}}}) // Table 17: 1 static password
 }
 
 // secret reads from file, or asks at the terminal.
