@@ -396,10 +396,17 @@ func (s *Site) NewAgent(o Owner, name string, forwards ...App) *Agent {
 	if len(forwards) > 0 {
 		b.WriteString("forwards:\n")
 	}
-	for _, f := range forwards {
+	for i, f := range forwards {
 		at := Loopback(s.V6, Port(o))
+		if i > 0 && f.Address() == forwards[i-1].Address() { // one port for TCP and UDP, as the application has
+			at = a.Forwards[i-1]
+		}
 		a.Forwards = append(a.Forwards, at)
-		fmt.Fprintf(&b, "  - {listen: %q, app: %s}\n", at, f.ID)
+		protocol := "tcp"
+		if f.scheme() == "udp" {
+			protocol = "udp"
+		}
+		fmt.Fprintf(&b, "  - {listen: %q, app: %s, protocol: %s}\n", at, f.ID, protocol)
 	}
 	if err := os.WriteFile(a.Config, []byte(b.String()), 0o600); err != nil {
 		o.Fatalf("%v", err)
