@@ -44,6 +44,7 @@ import (
 
 // Server is a control center. Make one with [New].
 type Server struct {
+	damper  *alert.Damper // in front of cfg.Alerts
 	cfg     Config
 	log     *zap.Logger
 	st      *store.Sealed
@@ -110,6 +111,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, profile: wire.Profile{Strict: cfg.StrictWire}, feed: newFeed(), pushed: newPushLatency(),
 		applied: make(chan struct{}), ready: make(chan struct{})}
+	s.damper = alert.NewDamper(s.cfg.Alerts, alertDamping, s.cfg.Now)
+	s.cfg.Alerts = s.damper
 	if cfg.AllowChaos {
 		c, now := newChaos(s), s.cfg.Now
 		cfg.Now = func() time.Time { return now().Add(c.offset()) }
@@ -280,6 +283,10 @@ func (s *Server) follow(ctx context.Context) error {
 	return fmt.Errorf("follow store: %w", err)
 }
 
+// alertDamping is how long further alerts of one code and subject are held back,
+// to be counted in the next one.
+const alertDamping = 30 * time.Second
+
 // keepLog is how many transactions the store's log keeps.
 const keepLog = 4096
 
@@ -292,6 +299,7 @@ func (s *Server) sweep(ctx context.Context) error {
 	checked := renewed
 	compacted := s.revision()
 	began := time.Now()
+	flushed := began
 	wall := clock.NewWatcher(s.cfg.Now, func() time.Duration { return time.Since(began) })
 	for {
 		select {
@@ -300,6 +308,10 @@ func (s *Server) sweep(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := s.cfg.Now()
+		if time.Since(flushed) >= alertDamping {
+			flushed = time.Now()
+			s.damper.Flush()
+		}
 		if by, stepped := wall.Step(); stepped {
 			s.cfg.Alerts.Raise(alert.Alert{Code: alert.ClockJump, Time: now, Detail: fmt.Sprintf("by %s", by.Round(time.Millisecond))})
 		}

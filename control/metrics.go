@@ -29,7 +29,7 @@ var (
 	metricIdentity = descGateway("identity_age_seconds", "Time since the last Table 4 (§7.2: at most 60 s).")
 	metricStatus   = descGateway("status_age_seconds", "Time since the last Table 10 (§7.3.4).")
 	metricLag      = descGateway("grants_lag_revisions", "Revisions between the grants and what the gateway acknowledged.")
-	metricShakes   = prometheus.NewDesc("yumen_control_handshakes_total", "Connections to the ports, by what became of them.", []string{"result"}, nil)
+	metricShakes   = prometheus.NewDesc("yumen_control_handshakes_total", "Connections to the ports, by what became of them.", []string{"result", "reason"}, nil)
 	metricPush     = descGateway("push_seconds", "Commit to write of the newest push.")
 	totals         = []struct {
 		desc  *prometheus.Desc
@@ -60,8 +60,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, t := range totals {
 		out <- prometheus.MustNewConstMetric(t.desc, t.kind, t.value(&st))
 	}
-	for result, n := range map[string]uint64{"tls": st.Handshakes.TLS, "tlcp": st.Handshakes.TLCP, "failed": st.Handshakes.Failed, "refused": st.Handshakes.Refused} {
-		out <- prometheus.MustNewConstMetric(metricShakes, prometheus.CounterValue, float64(n), result)
+	for result, n := range map[string]uint64{"tls": st.Handshakes.TLS, "tlcp": st.Handshakes.TLCP, "refused": st.Handshakes.Refused} {
+		out <- prometheus.MustNewConstMetric(metricShakes, prometheus.CounterValue, float64(n), result, "")
+	}
+	for why, n := range st.Handshakes.Reasons {
+		out <- prometheus.MustNewConstMetric(metricShakes, prometheus.CounterValue, float64(n), "failed", why)
 	}
 	age := func(d *prometheus.Desc, at time.Time, id string) {
 		if !at.IsZero() {

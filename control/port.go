@@ -16,8 +16,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/crypto/channel"
+	"github.com/yumen-zt/yumen/crypto/failed"
 	"github.com/yumen-zt/yumen/crypto/hello"
 	"github.com/yumen-zt/yumen/crypto/tlcp"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
@@ -41,9 +44,9 @@ type face struct {
 // runs on a goroutine of its own, under a deadline and under a bound.
 type port struct {
 	net.Listener
-	face  face
-	log   *zap.Logger
-	stats *portStats
+	face   face
+	stats  *portStats
+	failed func(net.Addr, error) // told of each connection that did not come to be
 
 	ready chan net.Conn
 	done  chan struct{} // closed by Close
@@ -58,7 +61,55 @@ type port struct {
 
 // portStats counts what the ports of a control center did.
 type portStats struct {
-	tls, tlcp, failed, refused atomic.Uint64
+	tls, tlcp, refused atomic.Uint64
+
+	told    failed.Bucket // bounds log and audit of failed handshakes
+	mu      sync.Mutex
+	reasons map[reason.Reason]uint64 // failed handshakes; guarded by mu
+}
+
+// count counts a failed handshake.
+func (s *portStats) count(r reason.Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reasons == nil {
+		s.reasons = map[reason.Reason]uint64{}
+	}
+	s.reasons[r]++
+}
+
+// failures returns the failed handshakes, by reason and together.
+func (s *portStats) failures() (by map[string]uint64, all uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by = map[string]uint64{}
+	for r, n := range s.reasons {
+		by[r.String()] = n
+		all += n
+	}
+	return by, all
+}
+
+var errTooManyHalfOpen = &hello.Error{Reason: reason.HandshakeLimit, Detail: "too many half-open connections of this source"}
+
+// handshakeFailed counts, logs, audits and alerts a connection that did not come
+// to be, log and audit within what is bearable.
+func (s *Server) handshakeFailed(remote net.Addr, err error) {
+	r := failed.Reason(err)
+	s.port.count(r)
+	if r == reason.ClientGone {
+		return // a probe or a health check that said nothing
+	}
+	now := s.cfg.Now()
+	if ok, missed := s.port.told.Allow(now); ok {
+		detail := failed.Describe(err, "")
+		s.log.Info("handshake failed", zap.Stringer("reason", r), zap.Stringer("remote_addr", remote), zap.String("error", detail), zap.Int("missed", missed))
+		if missed > 0 {
+			detail += fmt.Sprintf("; %d others before it were only counted", missed)
+		}
+		s.audit.Write(&audit.Record{Time: now, Kind: audit.Login, Object: "handshake", Remote: remote.String(), Result: r.String(), Code: r, Detail: detail})
+		s.cfg.Alerts.Raise(alert.Alert{Code: alert.HandshakeFaults, Time: now, Reason: r, Remote: addressOf(remote.String())})
+	}
 }
 
 // halfOpen is a connection before the end of its handshake.
@@ -67,8 +118,8 @@ type halfOpen struct {
 	source netip.Prefix
 }
 
-func newPort(ln net.Listener, f face, log *zap.Logger, stats *portStats) *port {
-	p := &port{Listener: ln, face: f, log: log, stats: stats, ready: make(chan net.Conn), done: make(chan struct{}), from: map[netip.Prefix]int{}}
+func newPort(ln net.Listener, f face, failed func(net.Addr, error), stats *portStats) *port {
+	p := &port{Listener: ln, face: f, failed: failed, stats: stats, ready: make(chan net.Conn), done: make(chan struct{}), from: map[netip.Prefix]int{}}
 	p.wg.Go(p.accept)
 	return p
 }
@@ -132,6 +183,7 @@ func (p *port) accept() {
 		h, ok := p.enter(raw)
 		if !ok {
 			p.stats.refused.Add(1)
+			p.failed(raw.RemoteAddr(), errTooManyHalfOpen)
 			raw.Close()
 			continue
 		}
@@ -188,8 +240,7 @@ func (p *port) greet(h *halfOpen) {
 	p.drop(h)
 	p.mu.Unlock()
 	if err != nil {
-		p.stats.failed.Add(1)
-		p.log.Debug("handshake failed", zap.Stringer("remote_addr", h.conn.RemoteAddr()), zap.Error(err))
+		p.failed(h.conn.RemoteAddr(), err)
 		h.conn.Close()
 		return
 	}
@@ -235,7 +286,7 @@ func (p *port) shake(raw net.Conn) (net.Conn, error) {
 			version = hello.VersionTLCP
 		}
 		_, _ = raw.Write([]byte{21, byte(version >> 8), byte(version), 0, 2, 2, 70}) // alert: fatal, protocol_version; the peer may be gone
-		return nil, fmt.Errorf("refuse %s: not of the profile (crypto.profile)", first.Describe())
+		return nil, &hello.Error{Reason: reason.ProtocolRefused, Detail: fmt.Sprintf("refuse %s: not of the profile (crypto.profile)", first.Describe())}
 	}
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, err

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +25,9 @@ import (
 	"github.com/yumen-zt/yumen/crypto/lab"
 	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/crypto/tlcp"
+	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
 )
 
 // The links of clauses 7 and 9 over TLCP: T4, lists, push, T10, T11,
@@ -281,5 +286,63 @@ func TestPlainHTTPIsToldToUseHTTPS(t *testing.T) {
 	body, _ := io.ReadAll(resp.Body)
 	if resp.StatusCode != 400 || !bytes.Contains(body, []byte("https")) {
 		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
+
+// Who fails at the door, and why, is counted by reason, audited and alerted, and
+// a flood of it is told in part.
+func TestGCR002_M39_FailedHandshakesAreToldByReason(t *testing.T) {
+	var mu sync.Mutex
+	var alerts []alert.Alert
+	w := newWorld(t, func(c *Config) {
+		c.Alerts = alert.Func(func(a alert.Alert) { mu.Lock(); defer mu.Unlock(); alerts = append(alerts, a) })
+	})
+	send := func(text string) {
+		conn, err := net.Dial("tcp", w.address(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, text); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, conn)
+	}
+	send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if conn, err := tls.Dial("tcp", w.address(0), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
+		conn.Close()
+		t.Error("TLS 1.1 was taken")
+	}
+	await := func(what string, f func() bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %+v", what, w.s.Status().Handshakes)
+			}
+		}
+	}
+	await("both are counted", func() bool {
+		by := w.s.Status().Handshakes.Reasons
+		return by[reason.PlainHTTP.String()] == 1 && by[reason.TLSVersion.String()] == 1
+	})
+	for _, r := range []reason.Reason{reason.PlainHTTP, reason.TLSVersion} {
+		if !slices.ContainsFunc(w.audited("handshake"), func(a audit.Record) bool {
+			return a.Code == r && !a.Allowed && strings.HasPrefix(a.Remote, "127.0.0.1:")
+		}) {
+			t.Errorf("no audit record of %s", r)
+		}
+	}
+	for range 700 {
+		send("x\r\n\r\n")
+	}
+	await("all are counted", func() bool { return w.s.Status().Handshakes.Failed >= 702 })
+	if n := len(w.audited("handshake")); n > 650 {
+		t.Errorf("%d records of a flood", n)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(alerts) == 0 || alerts[0].Code != alert.HandshakeFaults || len(alerts) > 3 {
+		t.Errorf("alerts %+v", alerts)
 	}
 }

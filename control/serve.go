@@ -159,7 +159,7 @@ func (s *Server) Run(ctx context.Context) error {
 // serveHTTPS serves h on ln by TLS and TLCP until ctx ends, and then lets the
 // requests in progress end for two seconds.
 func (s *Server) serveHTTPS(ctx context.Context, ln net.Listener, f face, h http.Handler) error {
-	p := newPort(ln, f, s.log, &s.port)
+	p := newPort(ln, f, s.handshakeFailed, &s.port)
 	defer p.Close()
 	srv := &http.Server{
 		Handler: h, TLSConfig: f.tls.Clone(), // says whether there is HTTP/2; net/http changes it

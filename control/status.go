@@ -42,6 +42,8 @@ type Handshakes struct {
 	TLCP    uint64 `json:"tlcp"`
 	Failed  uint64 `json:"failed"`
 	Refused uint64 `json:"refused"` // beyond the bounds of half-open connections
+
+	Reasons map[string]uint64 `json:"reasons"` // failed and refused ones, by reason
 }
 
 // GatewayStatus is one gateway as the control center sees it.
@@ -76,7 +78,8 @@ func (s *Server) Status() Status {
 		out.Users, out.Devices, out.Apps, out.Grants = len(st.Users), len(st.Parties), len(st.Apps), len(st.Grants)
 		out.Rows, out.Policies, out.Locks, out.Sessions = len(st.Rows), len(st.Policies), len(st.Locks), len(st.Sessions)
 	})
-	out.Handshakes = Handshakes{s.port.tls.Load(), s.port.tlcp.Load(), s.port.failed.Load(), s.port.refused.Load()}
+	why, failed := s.port.failures()
+	out.Handshakes = Handshakes{s.port.tls.Load(), s.port.tlcp.Load(), failed, s.port.refused.Load(), why}
 	if s.journal != nil {
 		out.AuditDropped = s.journal.dropped.Load()
 	}

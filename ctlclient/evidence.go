@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/yumen-zt/yumen/internal/disk"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -204,5 +205,5 @@ func replaceFile(name string, raw []byte) (err error) {
 		os.Remove(tmp)
 		return err
 	}
-	return syncDir(filepath.Dir(name))
+	return disk.SyncDir(filepath.Dir(name))
 }

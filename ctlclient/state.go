@@ -17,6 +17,7 @@ import (
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/go-json-experiment/json"
 
+	"github.com/yumen-zt/yumen/internal/disk"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -76,7 +77,7 @@ func openState(dir string) (*state, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open link state: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(dir, "link.lock"))
+	lock, err := disk.Lock(filepath.Join(dir, "link.lock"))
 	if err != nil {
 		return nil, fmt.Errorf("open link state: %s is in use by another process: %w", dir, err)
 	}
@@ -315,7 +316,7 @@ func (s *state) write(name string, raw []byte) (err error) {
 	if err = os.Rename(f.Name(), filepath.Join(s.dir, name)); err != nil {
 		return err
 	}
-	return syncDir(s.dir)
+	return disk.SyncDir(s.dir)
 }
 
 // append adds one delta. It reports whether the deltas have grown so large that

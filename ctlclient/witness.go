@@ -14,6 +14,8 @@ import (
 
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/go-json-experiment/json"
+
+	"github.com/yumen-zt/yumen/internal/disk"
 )
 
 // witness is the file of the state folder that cannot be copied: it names the
@@ -177,7 +179,7 @@ func (s *state) mark(durable bool, change func(*witness)) (err error) {
 	}
 	s.w = next
 	if durable {
-		return syncDir(s.dir)
+		return disk.SyncDir(s.dir)
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -34,7 +35,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/apps/link"
@@ -46,6 +46,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/clock"
+	"github.com/yumen-zt/yumen/internal/disk"
 	"github.com/yumen-zt/yumen/proxy"
 	"github.com/yumen-zt/yumen/tunnel"
 	"github.com/yumen-zt/yumen/wire"
@@ -78,7 +79,7 @@ type Gateway struct {
 	port       *listen.Port
 	guard      *guard // nil: none is configured
 
-	lock   *os.File   // of the state folder
+	lock   io.Closer  // of the state folder
 	reload sync.Mutex // one reload at a time
 	site   atomic.Pointer[site]
 	moved  chan struct{} // a reload has put another site in place
@@ -218,7 +219,7 @@ func openKeys(cfg *Config) (*keystore.Store, certid.Identity, error) {
 
 // stateFolder makes dir and takes it for this process alone (R19). It refuses
 // one that others may write to: what is in it decides who gets in.
-func stateFolder(dir string) (lock *os.File, err error) {
+func stateFolder(dir string) (lock io.Closer, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state folder: %w", err)
 	}
@@ -229,11 +230,7 @@ func stateFolder(dir string) (lock *os.File, err error) {
 	if fi.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("state_dir: mode %v of %s lets others write to it (chmod 700 it)", fi.Mode().Perm(), dir)
 	}
-	if lock, err = os.OpenFile(filepath.Join(dir, "gateway.lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return nil, fmt.Errorf("lock state folder: %w", err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
+	if lock, err = disk.Lock(filepath.Join(dir, "gateway.lock")); err != nil {
 		return nil, fmt.Errorf("state_dir: another gateway runs on %s (stop it, or give this one a folder of its own): %w", dir, err)
 	}
 	return lock, nil

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/yumen-zt/yumen/internal/disk"
 )
 
 const (
@@ -139,15 +141,7 @@ func writeFile(path string, data []byte, mode fs.FileMode, replace bool) (err er
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return disk.SyncDir(dir)
 }
 
 // cause strips the path that package os puts into its errors: ours has it.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/internal/disk"
 )
 
 const (
@@ -266,13 +267,13 @@ func (s *Store) Promote(from, to string) error {
 		}
 		s.keys[to] = key
 		delete(s.keys, from)
-		if err := syncDir(s.cfg.Dir); err != nil { // the chain must not move first
+		if err := disk.SyncDir(s.cfg.Dir); err != nil { // the chain must not move first
 			return fmt.Errorf("promote key %s to %s: %w", from, to, cause(err))
 		}
 	}
 	err = os.Rename(s.file(from, certExt), s.file(to, certExt))
 	if err == nil {
-		err = syncDir(s.cfg.Dir)
+		err = disk.SyncDir(s.cfg.Dir)
 	}
 	if err != nil {
 		return fmt.Errorf("promote certificate of %s to %s: %w (call Promote again to complete it)", from, to, cause(err))

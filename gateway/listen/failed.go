@@ -5,12 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/crypto/failed"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -22,7 +21,7 @@ func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err erro
 	if c == nil {
 		c = &Conn{}
 	}
-	r := classify(err)
+	r := failed.Reason(err)
 	p.metrics.handshake(c.Protocol, r)
 	if r == reason.PlainHTTP {
 		_ = tcp.SetWriteDeadline(time.Now().Add(time.Second))
@@ -39,7 +38,7 @@ func (p *Port) failed(tcp *net.TCPConn, remote netip.AddrPort, c *Conn, err erro
 
 // tellFailed is failed for a handshake without a socket of its own.
 func (p *Port) tellFailed(remote netip.AddrPort, c *Conn, err error) {
-	r := classify(err)
+	r := failed.Reason(err)
 	p.metrics.handshake(c.Protocol, r)
 	p.report(remote, c, r, err)
 }
@@ -50,8 +49,8 @@ func (p *Port) report(remote netip.AddrPort, c *Conn, r reason.Reason, err error
 		return // a probe or a health check that said nothing; a browser that comes back
 	}
 	now := p.cfg.Now()
-	if ok, missed := p.told.allow(now); ok {
-		p.tell(now, remote, c, r, describe(err, c.offered), missed)
+	if ok, missed := p.told.Allow(now); ok {
+		p.tell(now, remote, c, r, failed.Describe(err, c.offered), missed)
 	} else {
 		p.metrics.untold.Inc()
 	}
@@ -71,26 +70,6 @@ func (p *Port) tell(now time.Time, remote netip.AddrPort, c *Conn, r reason.Reas
 	})
 }
 
-// describe is err with what the client had offered, short and printable
-// whatever the client put into its certificates.
-func describe(err error, offered string) string {
-	const most = 300
-	s := err.Error()
-	if len(s) > most {
-		s = s[:most] + "..."
-	}
-	s = strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f {
-			return ' '
-		}
-		return c
-	}, strings.ToValidUTF8(s, "?"))
-	if offered != "" {
-		s += "; " + offered
-	}
-	return s
-}
-
 const plainAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" +
 	"YM-105 This port speaks TLS and TLCP: use https. 该端口使用 TLS 或国密 TLCP，请通过 https 访问。\n"
 
@@ -101,36 +80,4 @@ func linger(tcp *net.TCPConn) {
 	_ = tcp.CloseWrite()
 	_ = tcp.SetReadDeadline(time.Now().Add(wait))
 	_, _ = io.CopyN(io.Discard, tcp, most) // until the client closes, most of the time at once
-}
-
-// A stranger can make handshakes fail as often as he likes. So many are told
-// apart a minute, in log and audit; the others are counted.
-const (
-	toldMost = 600
-	toldSpan = time.Minute
-)
-
-// quiet is a bucket of toldMost tokens that fills again within toldSpan.
-type quiet struct {
-	mu     sync.Mutex
-	used   float64   // guarded by mu
-	at     time.Time // of used; guarded by mu
-	missed int       // since the last that was allowed; guarded by mu
-}
-
-// allow reports whether the next may be told, and how many before it were not.
-func (q *quiet) allow(now time.Time) (ok bool, missed int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.at.IsZero() {
-		q.used = max(0, q.used-toldMost*now.Sub(q.at).Seconds()/toldSpan.Seconds())
-	}
-	q.at = now
-	if q.used+1 > toldMost {
-		q.missed++
-		return false, 0
-	}
-	q.used++
-	missed, q.missed = q.missed, 0
-	return true, missed
 }

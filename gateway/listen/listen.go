@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/crypto/failed"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 )
@@ -130,7 +131,7 @@ type Port struct {
 	cfg     Config
 	faces   atomic.Pointer[Faces] // loaded once a handshake
 	tlcp    *sessions
-	told    quiet
+	told    failed.Bucket
 	half    *halfOpen
 	metrics *metrics
 	slots   chan struct{} // one a connection

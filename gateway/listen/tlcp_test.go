@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/yumen-zt/yumen/crypto/failed"
 	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/internal/reason"
 )
@@ -479,29 +480,8 @@ func TestClassify(t *testing.T) {
 		{errTooCostly, reason.HandshakeLimit},
 		{errors.New("something else"), reason.HandshakeFailed},
 	} {
-		if got := classify(c.err); got != c.want {
+		if got := failed.Reason(c.err); got != c.want {
 			t.Errorf("%v: %s, want %s", c.err, got, c.want)
 		}
-	}
-}
-
-// A flood of failures is told in part and counted whole.
-func TestFailuresAreToldAtABoundedRate(t *testing.T) {
-	var q quiet
-	now := time.Now()
-	told := 0
-	for range 3 * toldMost {
-		if ok, _ := q.allow(now); ok {
-			told++
-		}
-	}
-	if told != toldMost {
-		t.Errorf("%d told at once, want %d", told, toldMost)
-	}
-	if ok, missed := q.allow(now.Add(toldSpan)); !ok || missed != 2*toldMost {
-		t.Errorf("a span later: %v, %d missed", ok, missed)
-	}
-	if got := describe(errors.New("a\nb\x00"+strings.Repeat("c", 1000)), "offered"); len(got) > 400 || strings.ContainsAny(got, "\n\x00") || !strings.HasSuffix(got, "; offered") {
-		t.Errorf("described as %q", got)
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"testing"
 )
 
-// disk is a file system in memory that forgets what was not synced when its
+// testDisk is a file system in memory that forgets what was not synced when its
 // power is cut, and that fails when told to.
-type disk struct {
+type testDisk struct {
 	mu       sync.Mutex
 	rng      *rand.Rand        // guarded by mu, like all
 	now      map[string]*inode // names as the processes see them
@@ -35,15 +35,15 @@ type inode struct {
 	taken int64 // allocated
 }
 
-func newDisk(seed uint64) *disk {
-	return &disk{rng: rand.New(rand.NewPCG(seed, 1)), now: map[string]*inode{}, kept: map[string]*inode{}, locked: map[string]bool{}}
+func newDisk(seed uint64) *testDisk {
+	return &testDisk{rng: rand.New(rand.NewPCG(seed, 1)), now: map[string]*inode{}, kept: map[string]*inode{}, locked: map[string]bool{}}
 }
 
 var errDead = errors.New("power is off")
 
 // cut returns the disk as it is after a power cut: of what was not synced, any
 // sectors and any renames may be there.
-func (d *disk) cut() *disk {
+func (d *testDisk) cut() *testDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.dead = true
@@ -81,23 +81,23 @@ func (d *disk) cut() *disk {
 	return after
 }
 
-func (d *disk) used() (n int64) {
+func (d *testDisk) used() (n int64) {
 	for _, i := range d.now {
 		n += max(int64(len(i.data)), i.taken)
 	}
 	return n
 }
 
-func (d *disk) alive() error {
+func (d *testDisk) alive() error {
 	if d.dead {
 		return errDead
 	}
 	return nil
 }
 
-func (d *disk) MkdirAll(string) error { return nil }
+func (d *testDisk) MkdirAll(string) error { return nil }
 
-func (d *disk) List(dir string) (names []string, err error) {
+func (d *testDisk) List(dir string) (names []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for n := range d.now {
@@ -108,7 +108,7 @@ func (d *disk) List(dir string) (names []string, err error) {
 	return names, d.alive()
 }
 
-func (d *disk) Create(name string) (file, error) {
+func (d *testDisk) Create(name string) (file, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.now[name] != nil {
@@ -122,7 +122,7 @@ func (d *disk) Create(name string) (file, error) {
 	return &handle{d, i, name}, nil
 }
 
-func (d *disk) Open(name string) (file, error) {
+func (d *testDisk) Open(name string) (file, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	i := d.now[name]
@@ -132,7 +132,7 @@ func (d *disk) Open(name string) (file, error) {
 	return &handle{d, i, name}, d.alive()
 }
 
-func (d *disk) Rename(from, to string) error {
+func (d *testDisk) Rename(from, to string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.now[from] == nil {
@@ -146,7 +146,7 @@ func (d *disk) Rename(from, to string) error {
 	return nil
 }
 
-func (d *disk) Remove(name string) error {
+func (d *testDisk) Remove(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.now[name] == nil {
@@ -159,7 +159,7 @@ func (d *disk) Remove(name string) error {
 	return nil
 }
 
-func (d *disk) SyncDir(dir string) error {
+func (d *testDisk) SyncDir(dir string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for n := range d.kept {
@@ -175,7 +175,7 @@ func (d *disk) SyncDir(dir string) error {
 	return d.alive()
 }
 
-func (d *disk) Lock(name string) (io.Closer, error) {
+func (d *testDisk) Lock(name string) (io.Closer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.locked[name] {
@@ -186,7 +186,7 @@ func (d *disk) Lock(name string) (io.Closer, error) {
 }
 
 type unlock struct {
-	d    *disk
+	d    *testDisk
 	name string
 }
 
@@ -198,7 +198,7 @@ func (u unlock) Close() error {
 }
 
 type handle struct {
-	d    *disk
+	d    *testDisk
 	i    *inode
 	name string
 }
@@ -290,7 +290,7 @@ func (h *handle) Allocate(size int64) error {
 func (h *handle) Close() error { return nil }
 
 // segments returns the names of the segments of a class, oldest first.
-func (d *disk) segments(c Class) (names []string) {
+func (d *testDisk) segments(c Class) (names []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for n := range d.now {
@@ -303,7 +303,7 @@ func (d *disk) segments(c Class) (names []string) {
 }
 
 // spoil changes a file behind the spool's back.
-func (d *disk) spoil(t testing.TB, name string, f func([]byte) []byte) {
+func (d *testDisk) spoil(t testing.TB, name string, f func([]byte) []byte) {
 	t.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()

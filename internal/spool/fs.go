@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/yumen-zt/yumen/internal/disk"
 )
 
 // fsys is what the spool needs of a disk. Names are paths.
@@ -67,9 +69,9 @@ func (osFS) Open(name string) (file, error) {
 
 func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
 func (osFS) Remove(name string) error     { return os.Remove(name) }
-func (osFS) SyncDir(dir string) error     { return syncDir(dir) }
+func (osFS) SyncDir(dir string) error     { return disk.SyncDir(dir) }
 
-func (osFS) Lock(name string) (io.Closer, error) { return lockFile(filepath.Clean(name)) }
+func (osFS) Lock(name string) (io.Closer, error) { return disk.Lock(filepath.Clean(name)) }
 
 type osFile struct{ *os.File }
 

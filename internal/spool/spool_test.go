@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 var testKey = []byte("0123456789abcdef0123456789abcdef")
 
 // config returns a small spool on d.
-func config(d *disk) Config {
+func config(d *testDisk) Config {
 	return Config{Dir: "/s", Key: testKey, Seal: sm4gcm.New, Reserve: -1, SaveEvery: time.Millisecond, Window: time.Millisecond, fs: d}
 }
 

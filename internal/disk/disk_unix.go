@@ -1,6 +1,6 @@
 //go:build unix
 
-package ctlclient
+package disk
 
 import (
 	"io"
@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile takes the lock of path or fails at once. The lock ends with the
-// process or with Close.
-func lockFile(path string) (io.Closer, error) {
+// Lock takes the lock of the file at path, which it makes, or fails at once:
+// one holder among all processes. The lock ends with the process or with Close.
+func Lock(path string) (io.Closer, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -23,8 +23,8 @@ func lockFile(path string) (io.Closer, error) {
 	return f, nil
 }
 
-// syncDir makes a rename survive a power cut.
-func syncDir(dir string) error {
+// SyncDir makes creations and renames in dir survive a power cut.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

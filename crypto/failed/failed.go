@@ -1,4 +1,7 @@
-package listen
+// Package failed says why a TLS or TLCP handshake failed, in the words that all
+// of Yumen has for it, and how many of them may be told: a stranger can make
+// handshakes fail as often as he likes.
+package failed
 
 import (
 	"context"
@@ -18,8 +21,8 @@ import (
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
-// classify gives a failed handshake its reason.
-func classify(err error) reason.Reason {
+// Reason gives a failed handshake its reason.
+func Reason(err error) reason.Reason {
 	var f *hello.Error
 	var a *tlcp.AlertError
 	var op *net.OpError
