@@ -131,6 +131,8 @@ func (f *Faces) buildTLS() {
 		face.quic = face.tls.Clone()
 		face.quic.MinVersion = tls.VersionTLS13
 		face.quic.NextProtos = []string{HTTP3}
+		ageTickets(face.tls)
+		ageTickets(face.quic)
 	}
 	f.tunnel.quic.NextProtos = f.tunnel.tls.NextProtos
 }
