@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -246,6 +247,46 @@ func TestOnlyAFaultOfTheConnectionIsUnreachable(t *testing.T) {
 		c.setDead(true)
 		if err := login(); !errors.Is(err, ErrDown) || !errors.Is(err, ErrUnreachable) {
 			t.Errorf("no answer: %v", err)
+		}
+	})
+}
+
+// A clock that is set, here or at the control center, signs nobody out and
+// costs no report: a message that was refused for its sending time goes again.
+func TestR17_ASteppedClockSignsNobodyOut(t *testing.T) {
+	agentSite(t, func(t *testing.T, c *center, a *Agent, seen *agentSeen) {
+		defer run(t, a.Run)()
+		_, err := a.Login(context.Background(), "USR00000001", wire.MethodLocal, []wire.Factor{{AuthenticationType: 1, AuthenticationContent: secret}})
+		must(t, err)
+		time.Sleep(30 * time.Second)
+		refuse := func(next func() bool) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.refuse = func(string) reason.Reason {
+				if next() {
+					return reason.MessageSkew
+				}
+				return reason.OK
+			}
+		}
+		var n atomic.Int64
+		refuse(func() bool { return n.Add(1)%2 == 1 }) // the message under way when the clock was set
+		time.Sleep(10 * time.Minute)
+		if s := a.Status(); !s.Connected || s.Failures != 0 || s.Rejected != 0 || n.Load() < 20 {
+			t.Errorf("after %d messages of which each second was refused: %+v", n.Load(), s)
+		}
+		refuse(func() bool { return true }) // a clock that is wrong
+		time.Sleep(10 * time.Minute)
+		if s := a.Status(); s.Connected || s.UserID == "" || s.Rejected != 0 {
+			t.Errorf("while everything is refused: %+v", s)
+		}
+		refuse(func() bool { return false })
+		time.Sleep(3 * time.Minute)
+		if s := a.Status(); !s.Connected || s.UserID == "" || s.Outbox[ClassStatus].Pending != 0 || s.Rejected != 0 {
+			t.Errorf("after it: %+v", s)
+		}
+		if out := seen.get(&seen.out); len(out) != 0 {
+			t.Errorf("signed out: %q", out)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -55,8 +56,8 @@ func (a *Agent) keepSession(ctx context.Context) {
 		case errors.Is(err, errUserChanged):
 			pause.reset()
 			continue
-		case errors.As(err, &no) || errors.Is(err, errNotIdentified):
-			a.signedOut(user, err)
+		case errors.As(err, &no) && no.Reason != reason.MessageSkew || errors.Is(err, errNotIdentified):
+			a.signedOut(user, err) // a wrong clock says nothing about the user
 			continue
 		case up && a.cfg.Now().Sub(began) >= steady:
 			pause.reset()

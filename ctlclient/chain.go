@@ -40,14 +40,16 @@ type chain struct {
 	moved chan struct{}               // guarded by mu; closed when sent changes
 }
 
-// liveAfter is how long a new alert waits for its turn before it goes ahead of
-// what is older, and liveFlights how many messages do so at once.
-// liveNewest of what waited count as new: an alert that was raised while the
-// link came up must not wait for hours of backlog.
+// liveAfter is how long a new alert or status waits for its turn before it goes
+// ahead of what is older: on a path with a round trip of a second, or beside a
+// backlog, its turn comes too late. alertFlights and statusFlights are how many
+// messages do so at once. liveNewest of what waited count as new: an alert that
+// was raised while the link came up must not wait for hours of backlog.
 const (
-	liveNewest  = 64
-	liveAfter   = 100 * time.Millisecond
-	liveFlights = liveSlots / 2
+	liveNewest    = 64
+	liveAfter     = 100 * time.Millisecond
+	alertFlights  = liveSlots / 2
+	statusFlights = liveSlots / 4
 )
 
 var (
@@ -443,20 +445,21 @@ func (c *chain) post(ctx context.Context, path, msgType, msgID string, fields ma
 	return c.r.post(ctx, path, envelope.Header{MsgType: msgType, MsgID: msgID, Ext: own}, body, urgent)
 }
 
-// live sends new alerts ahead of what is older, when their turn does not come
-// at once. It returns after its messages have ended.
-func (c *chain) live(ctx context.Context) error {
-	var flights sync.WaitGroup
-	defer flights.Wait()
+// live sends new records of class k ahead of what is older, when their turn does
+// not come at once, at most flights messages at a time. It returns after its
+// messages have ended.
+func (c *chain) live(ctx context.Context, k Class, flights int) error {
+	var all sync.WaitGroup
+	defer all.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	free := make(chan struct{}, liveFlights)
-	gone := c.s.Last(spool.Alert) // what is older waits for its turn
+	free := make(chan struct{}, flights)
+	gone := c.s.Last(classOf(k)) // what is older waits for its turn
 	gone -= min(gone, liveNewest)
 	for {
-		woken := c.r.waiting(ClassAlert)
-		sent, moved := c.covered(ClassAlert)
-		if last := c.s.Last(spool.Alert); last <= max(gone, sent) {
+		woken := c.r.waiting(k)
+		sent, moved := c.covered(k)
+		if last := c.s.Last(classOf(k)); last <= max(gone, sent) {
 			select {
 			case <-ctx.Done():
 				return context.Cause(ctx)
@@ -468,10 +471,10 @@ func (c *chain) live(ctx context.Context) error {
 		if !sleep(ctx, liveAfter) {
 			return context.Cause(ctx)
 		}
-		sent, _ = c.covered(ClassAlert)
+		sent, _ = c.covered(k)
 		var s *stretch
 		var err error
-		if s, gone, err = c.newer(max(gone, sent), stretchRecords); err != nil {
+		if s, gone, err = c.newer(k, max(gone, sent), stretchRecords); err != nil {
 			return fmt.Errorf("read outbox: %w", err)
 		}
 		if len(s.items) == 0 {
@@ -482,19 +485,19 @@ func (c *chain) live(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		flights.Go(func() {
+		all.Go(func() {
 			defer func() { <-free }()
-			if err := c.sendAhead(ctx, s); err != nil {
+			if err := c.sendAhead(ctx, k, s); err != nil {
 				cancel(err)
 			}
 		})
 	}
 }
 
-// newer returns up to n alerts after after for one message, and the last number
+// newer returns up to n records of k after after for one message, and the last number
 // that it has looked at.
-func (c *chain) newer(after uint64, n int) (s *stretch, last uint64, err error) {
-	records, err := c.s.Next(spool.Alert, after, n)
+func (c *chain) newer(k Class, after uint64, n int) (s *stretch, last uint64, err error) {
+	records, err := c.s.Next(classOf(k), after, n)
 	if err != nil {
 		return nil, after, err
 	}
@@ -512,11 +515,11 @@ func (c *chain) newer(after uint64, n int) (s *stretch, last uint64, err error) 
 	return s, last, nil
 }
 
-// sendAhead sends alerts ahead of their turn. They stay in the outbox until
+// sendAhead sends records of k ahead of their turn. They stay in the outbox until
 // their turn is acknowledged.
-func (c *chain) sendAhead(ctx context.Context, s *stretch) error {
-	n := wire.OutboxNumber{ID: c.id, Class: ClassAlert.String(), From: s.items[0].Seq, To: s.end().upTo}
-	_, acks, err := c.exchange(ctx, ClassAlert, s, n)
+func (c *chain) sendAhead(ctx context.Context, k Class, s *stretch) error {
+	n := wire.OutboxNumber{ID: c.id, Class: k.String(), From: s.items[0].Seq, To: s.end().upTo}
+	_, acks, err := c.exchange(ctx, k, s, n)
 	if errors.Is(err, errGivenUp) {
 		return nil
 	}
@@ -526,8 +529,8 @@ func (c *chain) sendAhead(ctx context.Context, s *stretch) error {
 	c.mu.Lock()
 	for _, a := range acks.Acks {
 		for _, text := range a.Ahead {
-			if seq, err := strconv.ParseUint(text, 10, 64); err == nil && seq > c.at[ClassAlert].upTo && seq >= n.From && seq <= n.To {
-				c.kept[ClassAlert][seq] = true
+			if seq, err := strconv.ParseUint(text, 10, 64); err == nil && seq > c.at[k].upTo && seq >= n.From && seq <= n.To {
+				c.kept[k][seq] = true
 			}
 		}
 	}

@@ -283,11 +283,11 @@ func TestR2_ChainSenderAgainstAModel(t *testing.T) {
 				}
 				at, _ := ch.position(ClassAlert)
 				from := at.upTo + rapid.Uint64Range(0, 8).Draw(t, "from")
-				s, _, err := ch.newer(from, rapid.IntRange(1, 4).Draw(t, "n"))
+				s, _, err := ch.newer(ClassAlert, from, rapid.IntRange(1, 4).Draw(t, "n"))
 				if err != nil {
 					t.Fatal(err)
 				}
-				if len(s.items) > 0 && ch.sendAhead(ctx, s) != nil {
+				if len(s.items) > 0 && ch.sendAhead(ctx, ClassAlert, s) != nil {
 					ch = nil
 				}
 			},

@@ -60,7 +60,7 @@ const maxEvent = wire.MaxMessage + 4096
 
 // The bounds of a stream that cannot be opened, or breaks.
 const (
-	openLimit  = 5 * time.Second // connection, handshake and head: four round trips
+	openLimit  = 8 * time.Second // connection, handshake and head: four round trips
 	openFaults = 5               // in a row end the session
 	pauseFirst = 250 * time.Millisecond
 	pauseMost  = 5 * time.Second

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/crypto/envelope"
+	"github.com/yumen-zt/yumen/internal/reason"
 )
 
 // The times of tries after the first, all with the same msgId. A silently dead
@@ -139,19 +140,29 @@ type Hedges struct {
 func (b *budget) stats() Hedges { return Hedges{b.sent.Load(), b.won.Load(), b.withheld.Load()} }
 
 // post seals body under h, sends it and returns the checked answer. A message
-// that is urgent goes again, by the budget, while no answer comes.
+// that is urgent goes again, by the budget, while no answer comes. One that is
+// refused for its sending time is sealed once more: a clock was set meanwhile.
 //
 // An error that wraps [ErrDown] says nothing about the message; a
 // [*RefusedError] does.
 func (c *caller) post(ctx context.Context, path string, h envelope.Header, body []byte, urgent bool) (*envelope.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
+	defer cancel()
+	m, err := c.send(ctx, path, h, body, urgent)
+	var no *RefusedError
+	if errors.As(err, &no) && no.Reason == reason.MessageSkew {
+		m, err = c.send(ctx, path, h, body, urgent)
+	}
+	return m, err
+}
+
+func (c *caller) send(ctx context.Context, path string, h envelope.Header, body []byte, urgent bool) (*envelope.Message, error) {
 	h.Receiver = c.cfg.controlID
 	m := c.keys.Load()
 	raw, err := m.sender.Seal(h, body, m.sealTo)
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", h.MsgType, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
-	defer cancel()
 	if !urgent {
 		return c.exchange(ctx, c.kept, path, h.MsgType, raw)
 	}
@@ -165,9 +176,10 @@ func (c *caller) post(ctx context.Context, path string, h envelope.Header, body 
 // its connection is warm, or it is dead and gets known as such.
 func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Client) (*envelope.Message, error)) (*envelope.Message, error) {
 	type answer struct {
-		n   int // of the try
-		m   *envelope.Message
-		err error
+		n     int // of the try
+		fresh bool
+		m     *envelope.Message
+		err   error
 	}
 	plan := c.pace.plan()
 	answers := make(chan answer, len(plan)+1)
@@ -187,7 +199,7 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 			if n == 0 && answered(err) {
 				c.pace.took(time.Since(began))
 			}
-			answers <- answer{n, m, err}
+			answers <- answer{n, client == c.fresh, m, err}
 		})
 	}
 	began := time.Now()
@@ -219,6 +231,7 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 			running--
 			if answered(a.err) {
 				c.hedges.settle(a.n, started-1, next == 0)
+				c.leave(a.fresh)
 				return a.m, a.err
 			}
 			if first == nil {
@@ -236,6 +249,15 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 			}
 			return nil, first
 		}
+	}
+}
+
+// leave closes the kept connections that are idle when a fresh one was answered
+// while a kept one stayed silent: they are probably as dead, and each would cost
+// the next messages the wait for a hedge.
+func (c *caller) leave(freshWon bool) {
+	if freshWon {
+		c.kept.CloseIdleConnections()
 	}
 }
 
@@ -315,6 +337,7 @@ func (c *caller) fetch(ctx context.Context, path string, head http.Header, tries
 				continue
 			}
 			c.hedges.settle(a.n, len(stops)-1, next == 1)
+			c.leave(a.n > 0 && !tries[0].fresh)
 			for n, stop := range stops {
 				if n != a.n {
 					stop()

@@ -72,6 +72,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 	if have != "" {
 		head.Set("If-None-Match", have)
 	}
+	floor := g.state.floor(name) // a change that comes while the list is on its way makes it no forgery: the applier compares again
 	resp, err := g.call.fetch(ctx, "/lists/"+string(name), head, twice)
 	if err != nil {
 		return err
@@ -91,7 +92,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 	d := g.state.download()
 	defer d.drop()
 	body := &stallReader{r: resp.Body, limit: g.cfg.RequestTimeout, stop: cancel}
-	l, err := g.verifier.read(io.TeeReader(body, d), name, g.state.floor(name), g.cfg.Now)
+	l, err := g.verifier.read(io.TeeReader(body, d), name, floor, g.cfg.Now)
 	body.stopWatch()
 	v := verified{name: name, list: l, down: d, since: since, whole: whole, arrived: arrived, done: make(chan struct{})}
 	if err != nil && !errors.As(err, &v.err) {

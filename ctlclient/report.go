@@ -17,6 +17,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/envelope"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
+	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -262,7 +263,10 @@ func (r *reporter) streams() []func(context.Context) error {
 			case err != nil:
 				return err
 			default:
-				return c.live(ctx)
+				both, ctx := errgroup.WithContext(ctx)
+				both.Go(func() error { return c.live(ctx, ClassAlert, alertFlights) })
+				both.Go(func() error { return c.live(ctx, ClassStatus, statusFlights) })
+				return both.Wait()
 			}
 		},
 		class(ClassAlert, none, live), // what waited, then what happens when nothing waits
@@ -367,6 +371,8 @@ func (r *reporter) deliver(ctx context.Context, e Entry) error {
 	answer, err := r.post(ctx, r.path[p.Type], envelope.Header{MsgType: p.Type, MsgID: p.MsgID, Ext: p.Ext}, p.Body, true)
 	var no *RefusedError
 	switch {
+	case errors.As(err, &no) && no.Reason == reason.MessageSkew: // of the sending, not of the report
+		return fmt.Errorf("%w: %s", ErrDown, no.Error())
 	case errors.As(err, &no):
 		r.delivery.forget(p.MsgID)
 		r.refusedFor(e.Class, p.Body, no)

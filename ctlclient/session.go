@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -240,26 +241,56 @@ func (g *Gateway) farewell(ctx context.Context) {
 	}
 }
 
-// acknowledge posts acks in order. A refused ack is no fault of the link.
+// ackFlights is how many acknowledgements may be on their way at once: on a path
+// with a round trip of a second one behind the other would be late. The control
+// center keeps the one of the highest version.
+const ackFlights = 4
+
+// acknowledge posts acks until ctx ends or the link fails. One that says that
+// something was not applied keeps its place between those before and after it.
 func (g *Gateway) acknowledge(ctx context.Context, acks <-chan wire.Ack) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	free := make(chan struct{}, ackFlights)
+	var flights sync.WaitGroup
+	defer flights.Wait()
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case a := <-acks:
-			body, err := wire.EncodeExtension(a)
-			if err != nil {
-				return err
+			if !a.Applied {
+				flights.Wait()
 			}
-			_, err = g.call.post(ctx, "/acks", envelope.Header{MsgType: wire.TypeAck}, body, true)
-			var no *RefusedError
-			if errors.As(err, &no) {
-				g.log.Warn("acknowledgement refused", zap.Uint64("version", a.Version), zap.String("result", no.Result))
-				continue
+			select {
+			case free <- struct{}{}:
+			case <-ctx.Done():
+				return context.Cause(ctx)
 			}
-			if err != nil {
-				return err
+			flights.Go(func() {
+				defer func() { <-free }()
+				if err := g.postAck(ctx, a); err != nil {
+					cancel(err)
+				}
+			})
+			if !a.Applied {
+				flights.Wait()
 			}
 		}
 	}
+}
+
+// postAck posts a. That it is refused is no fault of the link.
+func (g *Gateway) postAck(ctx context.Context, a wire.Ack) error {
+	body, err := wire.EncodeExtension(a)
+	if err != nil {
+		return err
+	}
+	_, err = g.call.post(ctx, "/acks", envelope.Header{MsgType: wire.TypeAck}, body, true)
+	var no *RefusedError
+	if errors.As(err, &no) {
+		g.log.Warn("acknowledgement refused", zap.Uint64("version", a.Version), zap.String("result", no.Result))
+		return nil
+	}
+	return err
 }
