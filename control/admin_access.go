@@ -111,7 +111,7 @@ func (s *Server) lock(r *http.Request) (any, error) {
 	if len([]rune(in.Message)) > 200 {
 		return nil, errors.New("message: at most 200 characters")
 	}
-	now := s.cfg.Now()
+	now, began := s.cfg.Now(), time.Now()
 	if !in.Until.IsZero() && !in.Until.After(now) {
 		return nil, fmt.Errorf("until %s: it is over", in.Until.Format(time.RFC3339))
 	}
@@ -128,14 +128,14 @@ func (s *Server) lock(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.Version, out.Committed = rev, s.cfg.Now().Sub(now)
+	out.Version, out.Committed = rev, time.Since(began)
 	if in.Kind == "user" {
 		s.endLogins(strings.TrimPrefix(out.ID, "user "))
 	}
 	if in.Wait > 0 {
 		ctx, cancel := context.WithTimeout(r.Context(), min(in.Wait, 30*time.Second))
 		defer cancel()
-		out.Gateways = s.hub.waitAcks(ctx, rev, now)
+		out.Gateways = s.hub.waitAcks(ctx, rev, began)
 	}
 	return out, nil
 }

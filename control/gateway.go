@@ -142,7 +142,7 @@ func (s *Server) ack(_ context.Context, c *call) answer {
 	if m.List == wire.GrantsList && m.Applied {
 		s.delivered(c.ID, m.Version)
 	}
-	s.hub.ack(c.ID, *m, s.cfg.Now())
+	s.hub.ack(c.ID, *m)
 	return accept()
 }
 

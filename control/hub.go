@@ -62,7 +62,7 @@ type ack struct {
 	version uint64
 	applied bool
 	result  string
-	at      time.Time
+	at      time.Time // on the monotonic clock
 }
 
 func newHub(depth int, floor uint64) *hub {
@@ -164,10 +164,10 @@ func (h *hub) tookTo(gateway string, version uint64) (took time.Duration, ok boo
 	return time.Since(h.ring[i].at), true
 }
 
-func (h *hub) ack(gateway string, a wire.Ack, now time.Time) {
+func (h *hub) ack(gateway string, a wire.Ack) {
 	h.with(gateway, func(l *link) {
 		if a.Version >= l.acks[a.List].version {
-			l.acks[a.List] = ack{a.Version, a.Applied, a.Result, now}
+			l.acks[a.List] = ack{a.Version, a.Applied, a.Result, time.Now()}
 		}
 	})
 	h.signal()
@@ -190,7 +190,7 @@ type Acked struct {
 
 // waitAcks waits until every gateway that is connected now has acknowledged
 // version of the grants, or has gone, or ctx ends. It returns how each of them
-// took it.
+// took it, and how long after since by the monotonic clock.
 func (h *hub) waitAcks(ctx context.Context, version uint64, since time.Time) []Acked {
 	h.mu.Lock()
 	var want []string
