@@ -3,54 +3,46 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/yumen-zt/yumen/control"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
-	"github.com/yumen-zt/yumen/internal/memnet"
-	"github.com/yumen-zt/yumen/test/roles"
+	"github.com/yumen-zt/yumen/test/badpath"
 )
 
 // cell is one situation. during runs beside the load until its context ends.
 type cell struct {
-	name   string
-	net    *memnet.Config // nil: loopback sockets
-	load   int            // agents that report as often as 10,000 with an interval of 60 s
-	during func(ctx context.Context, b *bench) error
+	name    string
+	path    *badpath.RelayConfig // of the links; nil: loopback
+	ns      bool                 // in a network namespace of its own
+	senders int                  // gateways, and agents, that are timed; default 4: their reports follow timers, and many timers make an open loop
+	rows    int                  // grants in the list
+	load    func(b *bench, o options) (plan, error)
+	during  func(ctx context.Context, b *bench) error
 }
 
 var cells = []cell{
 	{name: "idle"},
-	{name: "rated", load: 50},
-	{name: "cpu90", during: burn},
-	{name: "delay200", net: &memnet.Config{Delay: 200 * time.Millisecond, Loss: .01, Seed: 1}},
-	{name: "delay500", net: &memnet.Config{Delay: 500 * time.Millisecond, Loss: .01, Seed: 1}},
-	{name: "blackhole", net: &memnet.Config{}, during: vanish},
+	{name: "rated", load: rated},
+	{name: "cpu90", load: func(*bench, options) (plan, error) { return plan{Busy: .9}, nil }},
+	{name: "delay200", senders: 12, path: &badpath.RelayConfig{Delay: 200 * time.Millisecond, Loss: .01, Seed: 1}},
+	{name: "delay500", senders: 12, path: &badpath.RelayConfig{Delay: 500 * time.Millisecond, Loss: .01, Seed: 1}},
+	{name: "blackhole", ns: true, during: vanish},
 	{name: "restart", during: restart},
-	{name: "backlog", during: backlog},
+	{name: "outage", ns: true, during: outage},
+	{name: "backlog", rows: 100_000, during: backlog},
 	{name: "clock", during: step},
 	{name: "planted", during: planted}, // 3.5 s of delay: must be FAIL
 }
 
-// burn keeps every processor busy for nine tenths of the time.
-func burn(ctx context.Context, _ *bench) error {
-	var all sync.WaitGroup
-	for range runtime.NumCPU() {
-		all.Go(func() {
-			for ctx.Err() == nil {
-				for began := time.Now(); time.Since(began) < 9*time.Millisecond; {
-				}
-				time.Sleep(time.Millisecond)
-			}
-		})
+func cellOf(name string) (cell, error) {
+	for _, c := range cells {
+		if c.name == name {
+			return c, nil
+		}
 	}
-	all.Wait()
-	return nil
+	return cell{}, fmt.Errorf("no cell %q", name)
 }
 
 // each calls f every d until ctx ends.
@@ -71,14 +63,23 @@ func each(ctx context.Context, d time.Duration, f func() error) error {
 
 // vanish makes the packets of every open connection vanish, again and again.
 func vanish(ctx context.Context, b *bench) error {
-	return each(ctx, 2*time.Second, func() error { b.net.Vanish(); return nil })
+	return each(ctx, 2*time.Second, func() error {
+		n, err := b.kernel.Vanish(nil)
+		b.vanished += n
+		return err
+	})
 }
 
 // restart restarts the control center.
 func restart(ctx context.Context, b *bench) error {
-	return each(ctx, 10*time.Second, func() error {
+	every := 10 * time.Second
+	if b.quick {
+		every = 3 * time.Second
+	}
+	return each(ctx, every, func() error {
 		b.restarting.Lock()
 		defer b.restarting.Unlock()
+		defer b.away()()
 		if err := b.site.Stop(); err != nil {
 			return err
 		}
@@ -86,7 +87,24 @@ func restart(ctx context.Context, b *bench) error {
 	})
 }
 
-// backlog lets a second gateway replay, whose outbox holds 100,000 alerts, and
+// outage lets no packet pass for a while.
+func outage(ctx context.Context, b *bench) error {
+	every, long := 18*time.Second, 8*time.Second
+	if b.quick {
+		every, long = 6*time.Second, 2*time.Second
+	}
+	return each(ctx, every, func() error {
+		back := b.away()
+		if err := b.kernel.Cut(); err != nil {
+			return err
+		}
+		time.Sleep(long)
+		defer back()
+		return b.kernel.Mend()
+	})
+}
+
+// backlog lets another gateway replay, whose outbox holds 100,000 alerts, and
 // pulls the list again and again.
 func backlog(ctx context.Context, b *bench) error {
 	const records = 100_000
@@ -113,6 +131,7 @@ func backlog(ctx context.Context, b *bench) error {
 		}
 	}
 	<-ctx.Done()
+	b.note("%d lists of %d rows pulled beside, %d of %d backlog alerts replayed", listsOf(g), rowsOf(g), g.Status().Outbox[ctlclient.ClassAlert].Acked, records)
 	return nil
 }
 
@@ -130,45 +149,10 @@ func step(ctx context.Context, b *bench) error {
 	})
 }
 
-// planted delays every alert's answer.
+// planted delays every answer to an agent's alert.
 func planted(ctx context.Context, b *bench) error {
 	_, err := b.site.Chaos(ctx, control.ChaosPlan{Steps: []control.ChaosStep{{Rules: []control.ChaosRule{
 		{Fault: "delay", Match: "T22", For: control.Duration(3500 * time.Millisecond)},
 	}}}})
 	return err
-}
-
-// bench is one running cell.
-type bench struct {
-	site   *roles.Site
-	net    *memnet.Network
-	offset atomic.Int64 // of the wall clocks
-
-	restarting sync.Mutex
-
-	mu      sync.Mutex
-	samples map[string][]time.Duration // guarded by mu
-	outage  int                        // guarded by mu
-}
-
-func (b *bench) now() time.Time { return time.Now().Add(time.Duration(b.offset.Load())) }
-
-func (b *bench) sink(link string) func(ctlclient.Delivery) {
-	return func(d ctlclient.Delivery) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		switch {
-		case d.Outage:
-			b.outage++
-		case d.Err != nil:
-			b.samples[link+" "+d.Type] = append(b.samples[link+" "+d.Type], infinite)
-		default:
-			b.samples[link+" "+d.Type] = append(b.samples[link+" "+d.Type], d.Took)
-		}
-	}
-}
-
-func folder() (string, func(), error) {
-	dir, err := os.MkdirTemp("", "budget")
-	return dir, func() { os.RemoveAll(dir) }, err
 }

@@ -2,65 +2,205 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/yumen-zt/yumen/control"
 	"github.com/yumen-zt/yumen/ctlclient"
-	"github.com/yumen-zt/yumen/internal/alert"
-	"github.com/yumen-zt/yumen/internal/memnet"
+	"github.com/yumen-zt/yumen/test/badpath"
 	"github.com/yumen-zt/yumen/test/roles"
 )
 
-// senders is how many gateways and agents are timed: their reports follow a
-// timer, and many timers make an open loop.
-const senders = 4
+// bench is one running cell.
+type bench struct {
+	site     *roles.Site
+	relay    *badpath.Relay  // the links' path; nil: loopback
+	kernel   *badpath.Kernel // of a cell in a namespace
+	vanished int             // connections; for the goroutine of during
+	quick    bool
+	slow     atomic.Bool  // the relay is in use
+	offset   atomic.Int64 // of the wall clocks
 
-const password = "correct horse 1"
+	restarting sync.Mutex
 
-// measure runs one cell until each timed table of the agents has n samples.
-func measure(c cell, n int, rate float64) (*result, error) {
-	dir, remove, err := folder()
+	mu      sync.Mutex
+	samples map[string][]time.Duration // guarded by mu
+	aways   []span                     // guarded by mu
+	inAway  int                        // guarded by mu; messages of times without a path
+	notes   []string                   // guarded by mu
+}
+
+// span is a time without a path, or without a control center. A zero end: it
+// lasts.
+type span struct{ from, to time.Time }
+
+func (b *bench) now() time.Time { return time.Now().Add(time.Duration(b.offset.Load())) }
+
+func (b *bench) note(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.notes = append(b.notes, fmt.Sprintf(format, args...))
+}
+
+// away notes that the path goes away; what it returns notes that it is back.
+func (b *bench) away() (back func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := len(b.aways)
+	b.aways = append(b.aways, span{from: time.Now()})
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.aways[i].to = time.Now()
+	}
+}
+
+// sample takes a message that was made took ago. One that was under way while
+// there was no path is judged as a buffered one; made after the path came back
+// it is not, whatever the link knew then.
+func (b *bench) sample(key string, took time.Duration, answered bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	made := time.Now().Add(-took)
+	for _, s := range b.aways {
+		if s.to.IsZero() || made.Before(s.to) && time.Now().After(s.from) {
+			b.inAway++
+			return
+		}
+	}
+	if !answered {
+		took = infinite
+	}
+	b.samples[key] = append(b.samples[key], took)
+}
+
+func (b *bench) sink(link string) func(ctlclient.Delivery) {
+	return func(d ctlclient.Delivery) { b.sample(link+" "+d.Type, d.Took, d.Err == nil) }
+}
+
+// count returns how many messages of a link were judged so far.
+func (b *bench) count(link string) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k, s := range b.samples {
+		if strings.HasPrefix(k, link+" ") {
+			n += len(s)
+		}
+	}
+	return n
+}
+
+// dial connects the links: over the bad path once it is in use.
+func (b *bench) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if network == "tcp" && b.slow.Load() {
+		return b.relay.Dial(ctx, network, addr)
+	}
+	return badpath.Dial(ctx, network, addr)
+}
+
+// start makes the control center of a cell.
+func (b *bench) start(c cell, dir string, o options) error {
+	if c.ns { // before anything is sent
+		var err error
+		if b.kernel, err = badpath.NewKernel(controlPort); err != nil {
+			return err
+		}
+	}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(controlPort))
+	if !c.ns { // others use the port
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		address = ln.Addr().String()
+		ln.Close()
+	}
+	var err error
+	if c.path != nil {
+		path := *c.path
+		path.Target = address
+		if b.relay, err = badpath.NewRelay(path); err != nil {
+			return err
+		}
+	}
+	b.site, err = roles.New(roles.Config{Dir: dir, Address: address, Dial: b.dial, Logger: logger(), Control: func(cc *control.Config) {
+		cc.AllowChaos, cc.Now, cc.TokenLife, cc.SessionLife = true, b.now, 12*time.Hour, 240*time.Hour
+	}})
+	if err != nil {
+		return err
+	}
+	if rows := c.rows; rows > 0 {
+		if o.Quick {
+			rows /= 100
+		}
+		if err := b.site.Preload(rows); err != nil {
+			return err
+		}
+	}
+	return b.site.Start()
+}
+
+// controlPort is the control center's in a namespace of its own.
+const controlPort = 8443
+
+// measure runs one cell until each link that reports has o.N samples.
+func measure(o options) (_ *result, err error) {
+	c, err := cellOf(o.Cell)
 	if err != nil {
 		return nil, err
 	}
-	defer remove()
-	b := &bench{samples: map[string][]time.Duration{}}
-	rc := roles.Config{Dir: dir, Control: func(cc *control.Config) {
-		cc.AllowChaos, cc.Now, cc.TokenLife, cc.SessionLife = true, b.now, 12*time.Hour, 240*time.Hour
-	}}
-	if c.net != nil {
-		b.net = memnet.New(*c.net)
-		rc.Address, rc.Listen, rc.Dial = "control.test:8443", b.net.Listen, b.net.Dial
-	} else {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+	dir, err := os.MkdirTemp("", "budget")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{samples: map[string][]time.Duration{}, quick: o.Quick}
+	if err := b.start(c, dir, o); err != nil {
+		return nil, err
+	}
+	defer func() {
+		err = errors.Join(err, b.site.Stop())
+		if b.relay != nil {
+			b.relay.Close()
 		}
-		rc.Address = ln.Addr().String()
-		ln.Close()
-	}
-	if b.site, err = roles.New(rc); err != nil {
-		return nil, err
-	}
-	if err := b.site.Start(); err != nil {
-		return nil, err
-	}
-	defer b.site.Stop()
-	s, err := b.senders(c, rate)
+	}()
+	s, err := b.senders(c, o)
 	if err != nil {
 		return nil, err
 	}
 	defer s.stop()
-	time.Sleep(2 * time.Second)
+	var load *loadProcess
+	if c.load != nil {
+		p, err := c.load(b, o)
+		if err != nil {
+			return nil, err
+		}
+		defer s.release()
+		if load, err = startLoad(p); err != nil {
+			return nil, err
+		}
+	}
+	settle := 2 * time.Second
+	if c.path != nil {
+		settle += 20 * c.path.Delay // the first connections take four round trips each
+	}
+	if o.Quick {
+		settle /= 4
+	}
+	time.Sleep(settle)
 	b.mu.Lock()
 	clear(b.samples) // of the start
-	b.outage = 0
 	b.mu.Unlock()
 	b.site.Record.ResetGaps()
 
@@ -71,106 +211,43 @@ func measure(c cell, n int, rate float64) (*result, error) {
 		beside.Go(func() error { return c.during(ctx, b) })
 	}
 	beside.Go(func() error { return b.push(ctx, s.user) })
-	began := time.Now()
-	every := time.Duration(float64(time.Second) / rate)
-	for i := 0; i < n; i++ { // open loop: each at its time, whatever became of the others
+	began, before := time.Now(), cpuTime()
+	enough := func() bool { return b.count("gateway-control") >= o.N && b.count("agent-control") >= o.N }
+	most := 3 * time.Duration(float64(o.N)/(2*o.Rate)*float64(time.Second)) // three times what it takes without delays
+	every := time.Duration(float64(time.Second) / o.Rate)
+	for i := 0; ctx.Err() == nil; i++ { // open loop: each at its time, whatever became of the others
 		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
-		s.raise(i)
-		if ctx.Err() != nil {
+		if i%16 == 0 && (enough() || time.Since(began) > most) {
 			break
 		}
+		s.raise(i)
 	}
-	// The timers of the reports drift behind; give them the rest.
-	for wait := time.Now(); b.least() < n && time.Since(wait) < 20*time.Second && c.name != "planted"; {
-		time.Sleep(50 * time.Millisecond)
-	}
+	took := time.Since(began)
+	used := cpuTime() - before
+	b.note("CPU of control center and links %.0f %% of one processor", 100*used.Seconds()/took.Seconds())
 	cancel()
 	if err := beside.Wait(); err != nil {
 		return nil, err
 	}
-	b.drain(s, n)
-	return b.result(c, s, n)
-}
-
-// least is how many samples the rarest table of the agents' reports has.
-func (b *bench) least() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return min(len(b.samples["agent-control T16"]), len(b.samples["agent-control T21"]))
-}
-
-// parties are who sends.
-type parties struct {
-	gateways []*roles.Gateway
-	agents   []*roles.Agent
-	load     []*roles.Agent
-	user     string // who is locked and unlocked
-}
-
-func (p *parties) stop() {
-	for _, g := range p.gateways {
-		g.Stop()
-	}
-	for _, a := range append(p.agents, p.load...) {
-		a.Stop()
-	}
-}
-
-// raise raises the i-th alert at a gateway and at an agent.
-func (p *parties) raise(i int) {
-	p.gateways[i%len(p.gateways)].Raise(alert.Alert{Code: alert.AppDown, Detail: fmt.Sprintf("number g%08d.", i)})
-	p.agents[i%len(p.agents)].Raise(alert.Alert{Code: alert.TunnelFault, Detail: fmt.Sprintf("number a%08d.", i)})
-}
-
-func (b *bench) senders(c cell, rate float64) (*parties, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	p := &parties{}
-	var err error
-	if p.user, err = b.site.User(ctx, "bob", password); err != nil {
-		return nil, err
-	}
-	interval := time.Duration(float64(senders) / rate * float64(time.Second))
-	for i := range senders {
-		party, err := b.site.Enrol(ctx, "gateway", fmt.Sprintf("gateway%d", i))
-		if err != nil {
-			return nil, err
-		}
-		g, err := b.site.Gateway(party, func(gc *ctlclient.GatewayConfig) {
-			gc.Delivered, gc.IdentityInterval, gc.Now = b.sink("gateway-control"), interval, b.now
-		})
-		if err != nil {
-			return nil, err
-		}
-		p.gateways = append(p.gateways, g)
-		a, err := b.agent(ctx, fmt.Sprintf("agent%d", i), interval, b.sink("agent-control"))
-		if err != nil {
-			return nil, err
-		}
-		p.agents = append(p.agents, a)
-	}
-	for i := range c.load {
-		// 10,000 agents that report each 55 s, by fewer.
-		a, err := b.agent(ctx, fmt.Sprintf("load%d", i), time.Duration(c.load)*55*time.Second/10_000, nil)
-		if err != nil {
-			return nil, err
-		}
-		p.load = append(p.load, a)
-	}
-	return p, nil
-}
-
-func (b *bench) agent(ctx context.Context, name string, interval time.Duration, told func(ctlclient.Delivery)) (*roles.Agent, error) {
-	if _, err := b.site.User(ctx, name, password); err != nil {
-		return nil, err
-	}
-	party, err := b.site.Enrol(ctx, "agent", name)
+	done, err := load.stop()
 	if err != nil {
 		return nil, err
 	}
-	return b.site.Agent(ctx, party, name, password, func(c *ctlclient.AgentConfig) {
-		c.Delivered, c.Interval, c.Now = told, interval, b.now
-	})
+	if c.load != nil {
+		b.note("%s", done.text(time.Since(began)))
+	}
+	if c.ns && c.name == "blackhole" {
+		n, err := b.kernel.Dropped()
+		if err != nil {
+			return nil, err
+		}
+		b.note("%d connections vanished, %d packets dropped", b.vanished, n)
+	}
+	if b.relay != nil {
+		b.note("%d segments lost", b.relay.Lost())
+	}
+	s.drain()
+	return b.result(c, s, o, began, took)
 }
 
 // push locks and unlocks a user and takes the time of each from the commit to
@@ -190,63 +267,34 @@ func (b *bench) push(ctx context.Context, user string) error {
 		if err != nil {
 			return err
 		}
-		b.mu.Lock()
 		for _, g := range out.Gateways {
-			if g.Result == "disconnected" {
-				b.outage++
-				continue
+			if g.Result != "disconnected" { // a gateway without a stream takes the list when it is back
+				b.sample("control-gateway T7", g.After, g.After != 0)
 			}
-			took := g.After
-			if took == 0 {
-				took = infinite
-			}
-			b.samples["control-gateway T7"] = append(b.samples["control-gateway T7"], took)
 		}
-		b.mu.Unlock()
 		time.Sleep(20 * time.Millisecond)
 	}
 	return nil
 }
 
-// drain waits until the outboxes are empty, for 30 s at most.
-func (b *bench) drain(p *parties, n int) {
-	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(50 * time.Millisecond) {
-		waiting := 0
-		for _, g := range p.gateways {
-			waiting += g.Status().Outbox[ctlclient.ClassAlert].Pending
-		}
-		for _, a := range p.agents {
-			waiting += a.Status().Outbox[ctlclient.ClassAlert].Pending
-		}
-		if waiting == 0 {
-			return
-		}
-	}
-}
-
 // result judges what was measured.
-func (b *bench) result(c cell, p *parties, n int) (*result, error) {
-	r := &result{Cell: c.name, Samples: map[string][]time.Duration{}}
+func (b *bench) result(c cell, p *parties, o options, began time.Time, took time.Duration) (*result, error) {
+	r := &result{Cell: c.name, Begin: began, Took: took, Want: o.N, Samples: map[string][]time.Duration{}, Load: loadAverage()}
 	arrived, err := b.site.Arrivals()
 	if err != nil {
 		return nil, err
 	}
-	seen := map[string]int{}
+	first, times := map[string]time.Time{}, map[string]int{}
 	for _, a := range arrived {
 		if i := strings.Index(a.Content, "number "); i >= 0 {
-			seen[a.Content[i:i+len("number g00000000.")]]++
+			name := a.Content[i : i+len("number g00000000.")]
+			first[name] = a.Received
+			times[name]++
 		}
 	}
-	for i := range n {
-		for _, link := range []string{"g", "a"} {
-			switch seen[fmt.Sprintf("number %s%08d.", link, i)] {
-			case 0:
-				r.Missing++
-			case 1:
-			default:
-				r.Doubled++
-			}
-		}
+	for name := range p.made {
+		r.Missing += min(1, max(0, 1-times[name]))
+		r.Doubled += max(0, times[name]-1)
 	}
 	for _, g := range p.gateways {
 		r.Gap = max(r.Gap, b.site.Record.Gap(g.Party.ID, "T4"))
@@ -256,31 +304,44 @@ func (b *bench) result(c cell, p *parties, n int) (*result, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r.Outage = b.outage
+	for _, s := range b.aways {
+		r.Back = append(r.Back, p.back(s, first)...)
+	}
+	r.Buffered, r.Notes = b.inAway, b.notes
 	for k, s := range b.samples {
 		r.Samples[k] = slices.Sorted(slices.Values(s))
 	}
-	for _, k := range []string{"gateway-control T4", "gateway-control T10", "gateway-control T11", "agent-control T16", "agent-control T21", "agent-control T22", "control-gateway T7"} {
-		if r.Samples[k] == nil {
-			r.Samples[k] = []time.Duration{}
+	add := func(failures uint64, h ctlclient.Hedges, last string) {
+		r.Lost += failures
+		r.Hedges += h.Sent
+		if last != "" {
+			r.LastFault = last
 		}
 	}
 	for _, g := range p.gateways {
 		st := g.Status()
-		r.Lost += st.Failures
-		if st.LastError != "" {
-			r.LastFault = st.LastError
-		}
+		add(st.Failures, st.Hedges, st.LastError)
 	}
 	for _, a := range p.agents {
 		st := a.Status()
-		r.Lost += st.Failures
-		if st.LastError != "" {
-			r.LastFault = st.LastError
-		}
-	}
-	if len(p.load) > 0 {
-		r.Notes = fmt.Sprintf(", with %d identities that report as often as 10,000 agents", len(p.load))
+		add(st.Failures, st.Hedges, st.LastError)
 	}
 	return r, nil
+}
+
+// logger is for whoever looks for the cause of a bad figure: the links' warnings
+// on standard error, when YUMEN_BUDGET_LOG is set.
+func logger() *zap.Logger {
+	if os.Getenv("YUMEN_BUDGET_LOG") == "" {
+		return nil
+	}
+	return zap.Must(zap.NewDevelopmentConfig().Build(zap.IncreaseLevel(zap.WarnLevel)))
+}
+
+func loadAverage() string {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if f := strings.Fields(string(raw)); err == nil && len(f) > 0 {
+		return f[0]
+	}
+	return "unknown"
 }

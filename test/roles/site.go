@@ -3,6 +3,7 @@
 // It is for tests and benchmarks that must see both ends on one clock.
 //
 //	site.go    the control center, its operator, enrolment
+//	preload.go a list of many grants
 //	links.go   links of gateways and agents
 //	record.go  what the control center has seen
 //
@@ -173,6 +174,7 @@ func (s *Site) User(ctx context.Context, name, password string) (id string, err 
 type Party struct {
 	ID, DeviceID, URL string
 	Dir               string
+	Passphrase        []byte // of the keys
 	Keys              *keystore.Store
 }
 
@@ -201,7 +203,7 @@ func (s *Site) Enrol(ctx context.Context, kind, name string) (*Party, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Party{ID: e.ID, DeviceID: e.DeviceID, URL: u.String(), Dir: dir, Keys: keys}, nil
+	return &Party{ID: e.ID, DeviceID: e.DeviceID, URL: u.String(), Dir: dir, Passphrase: pass, Keys: keys}, nil
 }
 
 // settle is how long a party may take to end.
