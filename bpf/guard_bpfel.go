@@ -126,7 +126,8 @@ type guardTuning struct {
 	DenyTrie4  uint32
 	DenyTrie6  uint32
 	Epoch      uint32
-	Pad        uint32
+	Samples    uint32
+	KnownShift [2]uint32
 	Seed       [2]uint64
 }
 
@@ -141,6 +142,7 @@ const (
 	guardMapDrops            = "drops"
 	guardMapKnocks           = "knocks"
 	guardMapKnown            = "known"
+	guardMapOpenable         = "openable"
 	guardMapOpenings         = "openings"
 	guardMapRates            = "rates"
 	guardMapTickets          = "tickets"
@@ -207,6 +209,7 @@ type guardMapSpecs struct {
 	Drops     *ebpf.MapSpec `ebpf:"drops"`
 	Knocks    *ebpf.MapSpec `ebpf:"knocks"`
 	Known     *ebpf.MapSpec `ebpf:"known"`
+	Openable  *ebpf.MapSpec `ebpf:"openable"`
 	Openings  *ebpf.MapSpec `ebpf:"openings"`
 	Rates     *ebpf.MapSpec `ebpf:"rates"`
 	Tickets   *ebpf.MapSpec `ebpf:"tickets"`
@@ -249,6 +252,7 @@ type guardMaps struct {
 	Drops     *ebpf.Map `ebpf:"drops"`
 	Knocks    *ebpf.Map `ebpf:"knocks"`
 	Known     *ebpf.Map `ebpf:"known"`
+	Openable  *ebpf.Map `ebpf:"openable"`
 	Openings  *ebpf.Map `ebpf:"openings"`
 	Rates     *ebpf.Map `ebpf:"rates"`
 	Tickets   *ebpf.Map `ebpf:"tickets"`
@@ -264,6 +268,7 @@ func (m *guardMaps) Close() error {
 		m.Drops,
 		m.Knocks,
 		m.Known,
+		m.Openable,
 		m.Openings,
 		m.Rates,
 		m.Tickets,

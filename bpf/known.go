@@ -44,11 +44,20 @@ const (
 	tuneTrie4  = 2
 	tuneTrie6  = 3
 	tuneEpoch  = 4
-	tuneSeed   = 3 // in 64-bit words
+	tuneShift  = 6 // and 7
+	tuneSeed   = 4 // in 64-bit words
 )
 
-// knownWords is the size of one half of the prefilter.
-const knownWords = 1 << 18
+const (
+	knownWords = 1 << 18 // of one half of the prefilter
+	fewWords   = 1 << 9  // that it has at least
+)
+
+// shiftFor returns the shift of a half for so many sources: two words for each.
+func shiftFor(sources int) uint32 {
+	n := min(max(2*sources, fewWords), knownWords)
+	return uint32(64 - bits.Len(uint(n-1)))
+}
 
 func (g *Guard) seed() [2]uint64 { return [2]uint64{g.tune.load(tuneSeed), g.tune.load(tuneSeed + 1)} }
 
@@ -84,17 +93,24 @@ func openingKey(seed [2]uint64, o *guardOpening) uint64 {
 	return sourceHash(seed, w.Source.W) ^ (uint64(w.SourcePort)|uint64(w.Port)<<16|uint64(w.Protocol)<<32)*0x9e3779b97f4a7c15
 }
 
-// knownAt returns the word and the bits of a source in one half.
-func knownAt(seed [2]uint64, source [4]uint32) (word int, mask uint64) {
-	h := sourceHash(seed, source)
-	return int(h >> 46), 1<<(h&63) | 1<<(h>>6&63) | 1<<(h>>12&63) | 1<<(h>>18&63)
+// show sets the bits of a source in one half.
+func (g *Guard) show(half int, source [4]uint32) {
+	h := sourceHash(g.seed(), source)
+	word := int(h>>g.tune.load32(tuneShift+half)) & (knownWords - 1)
+	g.known.or(half*knownWords+word, 1<<(h&63)|1<<(h>>6&63)|1<<(h>>12&63)|1<<(h>>18&63))
 }
 
 // makeKnown marks a source that something is open for, in both halves.
 func (g *Guard) makeKnown(source [4]uint32) {
-	i, mask := knownAt(g.seed(), source)
-	g.known.or(i, mask)
-	g.known.or(i+knownWords, mask)
+	g.show(0, source)
+	g.show(1, source)
+	g.shown.Add(1)
+}
+
+// crowded reports whether more was opened since the last rebuild than the
+// prefilter has words for.
+func (g *Guard) crowded() bool {
+	return g.shown.Load() > 1<<(64-g.tune.load32(tuneShift+int(g.tune.load32(tuneHalf)&1)))/2
 }
 
 // rebuildKnown forgets the sources that nothing is open for any more. It fills
@@ -102,11 +118,32 @@ func (g *Guard) makeKnown(source [4]uint32) {
 // writes the map first and then both halves, so nobody is forgotten. It is for
 // one goroutine.
 func (g *Guard) rebuildKnown() error {
+	expected := g.sources + int(g.shown.Swap(0))
+	for range 3 {
+		n, err := g.fillKnown(shiftFor(expected))
+		if err != nil {
+			return err // the old half stays: it has more, never less
+		}
+		g.sources = n
+		if shiftFor(n) >= shiftFor(expected) && shiftFor(2*n) <= shiftFor(expected) {
+			break
+		}
+		expected = n
+	}
+	g.tune.store32(tuneHalf, (g.tune.load32(tuneHalf)+1)&1)
+	return nil
+}
+
+// fillKnown fills the half that is not read, with this shift, and returns how
+// many sources it found. The shift comes first: who opens something from here
+// on, by an old one, has written the map before.
+func (g *Guard) fillKnown(shift uint32) (n int, err error) {
 	next := int(g.tune.load32(tuneHalf)+1) & 1
+	g.tune.store32(tuneShift+next, shift)
 	for i := range knownWords {
 		g.known.store(next*knownWords+i, 0)
 	}
-	seed, now := g.seed(), uint64(Now())
+	now := uint64(Now())
 	var k uint64
 	var v guardOpening
 	it := g.maps[guardMapOpenings].Iterate()
@@ -115,14 +152,10 @@ func (g *Guard) rebuildKnown() error {
 			_ = g.maps[guardMapOpenings].Delete(&k) // else it stays until the oldest goes
 			continue
 		}
-		i, mask := knownAt(seed, v.Whom.Source.W)
-		g.known.or(next*knownWords+i, mask)
+		g.show(next, v.Whom.Source.W)
+		n++
 	}
-	if err := it.Err(); err != nil {
-		return err // the old half stays: it has more, never less
-	}
-	g.tune.store32(tuneHalf, uint32(next))
-	return nil
+	return n, it.Err()
 }
 
 // Now is the clock of tickets and openings: time since the start of the

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -31,6 +32,7 @@ type Guard struct {
 	tune  *words64 // struct tuning
 	bits  *words64
 	known *words64
+	ports *words64 // that something may be open at
 	deny  denied
 
 	mu     sync.Mutex
@@ -39,7 +41,9 @@ type Guard struct {
 	mode   Mode          // guarded by mu
 	pinned bool          // guarded by mu
 
-	sampled uint64 // drops at the last adjustment; for the goroutine of Run
+	sampled uint64        // drops at the last adjustment; for the goroutine of Run
+	sources int           // that the prefilter was filled with; for the goroutine of Run
+	shown   atomic.Uint64 // sources since then
 	stats   eventStats
 }
 
@@ -91,7 +95,7 @@ func (g *Guard) open(dir string) (err error) {
 	for _, m := range []struct {
 		name string
 		to   **words64
-	}{{guardMapTune, &g.tune}, {guardMapDenyBits, &g.bits}, {guardMapKnown, &g.known}} {
+	}{{guardMapTune, &g.tune}, {guardMapDenyBits, &g.bits}, {guardMapKnown, &g.known}, {guardMapOpenable, &g.ports}} {
 		if *m.to, err = mapWords(g.maps[m.name]); err != nil {
 			return fmt.Errorf("map guard memory %s: %w", m.name, err)
 		}
@@ -102,6 +106,9 @@ func (g *Guard) open(dir string) (err error) {
 		g.tune.store(tuneSeed, binary.LittleEndian.Uint64(b[:])|1)
 		g.tune.store(tuneSeed+1, binary.LittleEndian.Uint64(b[8:]))
 		g.tune.store32(tuneEpoch, 1)
+		g.tune.store32(tuneSample, noSamples) // until Run takes them
+		g.tune.store32(tuneShift, shiftFor(0))
+		g.tune.store32(tuneShift+1, shiftFor(0))
 	}
 	if err := g.deny.recall(g); err != nil {
 		return err
@@ -377,7 +384,7 @@ func (g *Guard) Close() error {
 	if g.prog != nil {
 		g.prog.Close()
 	}
-	for _, w := range []*words64{g.tune, g.bits, g.known} {
+	for _, w := range []*words64{g.tune, g.bits, g.known, g.ports} {
 		w.close()
 	}
 	closeAll(g.maps)

@@ -323,7 +323,7 @@ func (m *model) admitUDP(p *modelPacket, else_ func(Verdict) Verdict) Verdict {
 			return v
 		}
 	}
-	if !own && m.connected(p) {
+	if !own && p.port >= 1024 && m.connected(p) {
 		return PassReply
 	}
 	if m.dhcp && (p.family == IPv4 && p.from == 67 && p.port == 68 || p.family == IPv6 && p.from == 547 && p.port == 546) {

@@ -36,7 +36,7 @@ var mutants = []struct{ name, from, to string }{
 	{"UDP length beyond the packet", "length > room)", "length > room + 1)"},
 	{"openings outlive their ticket", "		if (!bpf_map_lookup_elem(&tickets, &alias))\n			return V_NONE;\n		if (is_denied(p)", "		if (is_denied(p)"},
 	{"a flow is looked at once only", "o->epoch == epoch && ", ""},
-	{"answers come to ports of tokens", "!own && is_reply", "is_reply"},
+	{"answers come to ports of tokens", "!own && bpf_ntohs", "bpf_ntohs"},
 	{"what a token covers ends at the port", " | (__u64)t->protocol << 48;", ";"},
 	{"deny lists end at the /24", "bits = (*word >> ((slot & 31) * 2)) & 3;", "bits = (*word >> ((slot & 31) * 2)) & 2;"},
 	{"networks of IPv6 are not denied", "t->deny_trie4 : t->deny_trie6", "t->deny_trie4 : 0"},

@@ -29,6 +29,7 @@ func (g *Guard) AddTicket(t Ticket) error {
 	if t.Used > 0 {
 		v.Window = uint64(t.Used)<<32 | 1<<32 - 1
 	}
+	g.ports.or(int(t.Port>>6), 1<<(t.Port&63))
 	err := g.maps[guardMapTickets].Update(aliasKey(t.Alias), &v, ebpf.UpdateNoExist)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("add ticket: %w (raise guard.sizes.tickets)", err)
@@ -66,6 +67,7 @@ func (g *Guard) Tickets(f func(alias [8]byte, until time.Duration)) error {
 func (g *Guard) OpenPort(source netip.Addr, port uint16, protocol uint8, alias [8]byte, d time.Duration) error {
 	v := guardOpening{Until: uint64(Now() + d), Alias: aliasKey(alias)}
 	v.Whom.Source.W, v.Whom.Port, v.Whom.Protocol = words(source), swap(port), protocol
+	g.ports.or(int(port>>6), 1<<(port&63)) // before there is something to find
 	if err := g.maps[guardMapOpenings].Put(openingKey(g.seed(), &v), &v); err != nil {
 		return fmt.Errorf("open port %d for %s: %w", port, source, err)
 	}

@@ -126,10 +126,13 @@ func (g *Guard) Run(ctx context.Context, onKnock func(Knock), onDrop func(Drop))
 				if err := g.adapt(); err != nil {
 					return err
 				}
-			case <-rebuild.C:
-				if err := g.rebuildKnown(); err != nil {
-					g.log.Warn("guard prefilter not rebuilt", zap.Error(err))
+				if !g.crowded() {
+					continue
 				}
+			case <-rebuild.C:
+			}
+			if err := g.rebuildKnown(); err != nil {
+				g.log.Warn("guard prefilter not rebuilt", zap.Error(err))
 			}
 		}
 	})

@@ -280,7 +280,7 @@ func (g *Guard) stateful(w *writer) {
 	if len(c.TokenUDP) > 0 {
 		rule("udp dport { %s } udp length >= 28 goto knock", numbers(c.TokenUDP))
 	}
-	pass(bpf.PassReply, "ct direction reply ct state established")
+	pass(bpf.PassReply, "udp dport >= 1024 ct direction reply ct state established")
 	if c.DHCP {
 		rule("udp sport 67 udp dport 68 meta nfproto ipv4 counter name %s accept", counterOf(bpf.IPv4, bpf.PassDHCP))
 		rule("udp sport 547 udp dport 546 meta nfproto ipv6 counter name %s accept", counterOf(bpf.IPv6, bpf.PassDHCP))

@@ -31,6 +31,7 @@
 #define GLOBAL __attribute__((noinline))
 #define TOKEN_BYTES 20
 #define MAX_EXTENSIONS 6
+#define FIRST_CLIENT 1024 /* below are servers, which wait for no answers */
 #define FRESH 16 /* jiffies: 16 to 160 ms, far below flow_idle */
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL"; /* the loader's word for: GPL helpers may be used */
@@ -54,8 +55,9 @@ struct {
 	__type(value, struct tuning);
 } tune SEC(".maps");
 
-/* Two halves of 2^18 words. Sources that something may be open for: four bits
- * in one word. Both halves are written, one is read. */
+/* Two halves of up to 2^18 words: as many as there are sources, so that few of
+ * them stay in the nearest cache. Sources that something may be open for: four
+ * bits in one word. Both halves are written, one is read. */
 #define KNOWN_WORDS (1 << 18)
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -64,6 +66,16 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } known SEC(".maps");
+
+/* A bit for each port that a ticket or a knock was ever for: at the others
+ * nothing is open, whoever sends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} openable SEC(".maps");
 
 /* Two bits for each IPv4 /24, and for the hash of each IPv6 /48: 1 something is
  * in deny_exact, 2 something is in deny_trie. */
@@ -411,13 +423,30 @@ static __always_inline __u64 source_hash(const struct packet *p, const struct tu
 	return mix(t, upper(&p->source), lower(&p->source));
 }
 
+/* known_word is the place of the source with hash h in a half. */
+static __always_inline __u32 known_word(__u64 h, const struct tuning *t, __u32 half)
+{
+	__u32 shift = *(volatile const __u32 *)&t->known_shift[half];
+
+	return ((h >> (shift & 63)) & (KNOWN_WORDS - 1)) + half * KNOWN_WORDS;
+}
+
 /* is_known reports whether something may be open for the source whose hash is h. */
 static __always_inline int is_known(__u64 h, const struct tuning *t)
 {
-	__u32 index = (h >> 46) + (t->known_half & 1) * KNOWN_WORDS;
+	__u32 index = known_word(h, t, t->known_half & 1);
 	__u64 mask = known_mask(h), *word = bpf_map_lookup_elem(&known, &index);
 
 	return word && (*word & mask) == mask;
+}
+
+/* is_openable reports whether anything may be open at port. */
+static __always_inline int is_openable(__u16 port)
+{
+	__u32 n = bpf_ntohs(port), index = n >> 6;
+	__u64 *word = bpf_map_lookup_elem(&openable, &index);
+
+	return word && (*word >> (n & 63)) & 1;
 }
 
 GLOBAL int make_known(struct packet *p)
@@ -434,7 +463,7 @@ GLOBAL int make_known(struct packet *p)
 	h = source_hash(p, t);
 	mask = known_mask(h);
 	for (int half = 0; half < 2; half++) {
-		index = (h >> 46) + half * KNOWN_WORDS;
+		index = known_word(h, t, half);
 		word = bpf_map_lookup_elem(&known, &index);
 		if (word)
 			__sync_fetch_and_or(word, mask);
@@ -868,15 +897,14 @@ GLOBAL int sort_icmp(struct packet *p)
 static __always_inline int admit_tcp(struct xdp_md *ctx, struct packet *p, const struct tuning *t)
 {
 	int v = V_UNAUTHORIZED, syn = (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	__u64 h;
 
 	if (!syn && is_established(ctx, p))
 		return V_ESTABLISHED;
 	if (port_in(settings.tcp_published, p->port))
 		return V_PUBLISHED;
-	h = source_hash(p, t);
-	if (is_known(h, t)) {
-		int o = find_opening(p, t, h);
+	if (is_openable(p->port)) {
+		__u64 h = source_hash(p, t);
+		int o = is_known(h, t) ? find_opening(p, t, h) : V_NONE;
 
 		if (o != V_NONE)
 			return o;
@@ -892,7 +920,6 @@ static __always_inline int admit_tcp(struct xdp_md *ctx, struct packet *p, const
 static __always_inline int admit_udp(struct xdp_md *ctx, struct packet *p, const struct tuning *t)
 {
 	int v = V_UNAUTHORIZED, own = 0; /* a port of the gateway's, that no answer comes to */
-	__u64 h;
 
 	if (settings.knock_port && p->port == bpf_htons(settings.knock_port)) {
 		v = knock(ctx, p);
@@ -902,9 +929,9 @@ static __always_inline int admit_udp(struct xdp_md *ctx, struct packet *p, const
 	}
 	if (port_in(settings.udp_published, p->port))
 		return V_PUBLISHED;
-	h = source_hash(p, t);
-	if (is_known(h, t)) {
-		int o = find_opening(p, t, h);
+	if (is_openable(p->port)) {
+		__u64 h = source_hash(p, t);
+		int o = is_known(h, t) ? find_opening(p, t, h) : V_NONE;
 
 		if (o != V_NONE)
 			return o;
@@ -917,7 +944,7 @@ static __always_inline int admit_udp(struct xdp_md *ctx, struct packet *p, const
 		}
 		own = 1;
 	}
-	if (!own && is_reply(ctx, p))
+	if (!own && bpf_ntohs(p->port) >= FIRST_CLIENT && is_reply(ctx, p))
 		return V_REPLY;
 	if (settings.dhcp) {
 		if (p->family == FAMILY_V4 && p->source_port == bpf_htons(67) && p->port == bpf_htons(68))
@@ -962,16 +989,23 @@ static __always_inline int judge(struct xdp_md *ctx, struct packet *p, const str
 
 /* ---- 5 account ---- */
 
-/* sample tells user space of a drop. */
+/* sample tells user space of a drop. Samples are the dearest part of one: from
+ * the first moment of a flood on they become half as many with each 256, and few
+ * are tried when nobody takes them. User space resets that four times a second. */
 GLOBAL int sample(struct xdp_md *ctx, struct packet *p, int v, __u32 weight)
 {
+	struct tuning *t = tuned();
 	struct drop_event *e;
 
-	if (!p)
+	if (!p || !t)
 		return 0;
 	e = bpf_ringbuf_reserve(&drops, sizeof(*e), 0);
-	if (!e)
+	if (!e) {
+		t->sample_mask |= 0xffff;
 		return 0;
+	}
+	if ((++t->samples & 255) == 0 && t->sample_mask < 0xffff)
+		t->sample_mask = t->sample_mask * 2 + 1;
 	e->time = bpf_ktime_get_coarse_ns();
 	e->source = p->source;
 	e->source_port = p->source_port;

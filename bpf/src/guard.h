@@ -93,7 +93,8 @@ struct tuning {
 	__u32 deny_trie4;  /* networks in the trie that the bitmap does not show */
 	__u32 deny_trie6;
 	__u32 epoch; /* another one when a ticket went or a network was denied; never 0 */
-	__u32 pad;
+	__u32 samples; /* that were taken */
+	__u32 known_shift[2]; /* of each half of the prefilter: what of a hash is its word */
 	__u64 seed[2]; /* of the hash of sources; drawn when the map is made */
 };
 
