@@ -163,9 +163,9 @@ type Status struct {
 
 	Gateway     string     `json:"gateway,omitempty"`
 	GatewayAddr string     `json:"gatewayAddress,omitempty"`
-	Carrier     string     `json:"carrier,omitempty"`       // of the tunnel: tlcp, tls1.3 ...
+	Carrier     string     `json:"carrier,omitempty"`       // of the tunnel: tlcp, tls1.3, quic; quic+tlcp: TLCP inside
 	Suite       string     `json:"suite,omitempty"`         // of the carrier
-	CarrierWhy  string     `json:"carrierReason,omitempty"` // the setting that chose it
+	CarrierWhy  string     `json:"carrierReason,omitempty"` // the setting that chose it, and why it is no better one
 	Since       *time.Time `json:"since,omitempty"`         // of the tunnel
 	Renewed     *time.Time `json:"renewed,omitempty"`       // last accepted Table 14
 	Permit      string     `json:"permit,omitempty"`        // how the first packet got in: open, knock, syn, initial or home
@@ -250,6 +250,9 @@ func (a *Agent) Status() (s Status) {
 		s.Gateway, s.GatewayAddr, s.Since, s.Renewed = t.gateway, t.addr, moment(t.since), moment(a.renewed)
 		c := t.Carrier()
 		s.Carrier, s.Suite, s.CarrierWhy = c.Protocol, c.Suite, a.cfg.carrierReason()
+		if c, ok := t.Tunnel.(carried); ok && c.lost != "" {
+			s.CarrierWhy += "; " + c.lost
+		}
 		s.State = Ready
 		if d, ok := a.dialer.(*gatewayDialer); ok {
 			s.Permit = d.permits.Way()

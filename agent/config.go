@@ -18,7 +18,6 @@ import (
 	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/clock"
-	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/tunnel/spa"
 )
 
@@ -30,7 +29,8 @@ type Config struct {
 	PassphraseFile  string                 `yaml:"passphrase_file"`   // opens the keys; mode 0600; default DIR/passphrase
 	Control         string                 `yaml:"control"`           // https base URL of the control center; required; `yumen enroll` writes it
 	Crypto          profile.Config         `yaml:"crypto"`            // profile: gm, mixed (default: own links run over TLCP) or intl
-	Carrier         string                 `yaml:"carrier"`           // of tunnels: tlcp or tls; default: tlcp, with the profile intl tls
+	Carrier         string                 `yaml:"carrier"`           // of tunnels: tlcp, tls, quic, or auto for the best that works; default: tlcp, with the profile intl tls
+	SealTunnels     bool                   `yaml:"seal_tunnels"`      // run tunnels over TLS and QUIC inside TLCP (SM4-GCM); default false
 	Permit          []spa.Way              `yaml:"permit"`            // how first packets show a gateway's permit over TCP, in the order they are tried: syn, knock; default knock
 	User            string                 `yaml:"user"`              // userId that `agent login` offers; optional
 	SOCKS5          []string               `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
@@ -122,26 +122,6 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// carrier returns the carrier of tunnels. There is one: a gateway that does not
-// take it is not asked by the other.
-func (c *Config) carrier() string {
-	switch {
-	case c.Carrier != "":
-		return c.Carrier
-	case c.Crypto.Profile.TLCP():
-		return carrier.NameTLCP
-	}
-	return carrier.NameTLS
-}
-
-// carrierReason says to people why it is this one.
-func (c *Config) carrierReason() string {
-	if c.Carrier != "" {
-		return "carrier: " + c.Carrier
-	}
-	return "crypto.profile: " + c.Crypto.Profile.String()
-}
-
 // Validate returns every fault of c, each named by its YAML path.
 func (c *Config) Validate() error {
 	var errs []error
@@ -160,12 +140,7 @@ func (c *Config) Validate() error {
 	if err := c.Crypto.Profile.Check(); err != nil {
 		fault("crypto.profile", "%v", err)
 	}
-	switch {
-	case c.Carrier != "" && c.Carrier != carrier.NameTLCP && c.Carrier != carrier.NameTLS:
-		fault("carrier", "%q is neither tlcp nor tls", c.Carrier)
-	case c.Carrier == carrier.NameTLS && !c.Crypto.Profile.TLS(), c.Carrier == carrier.NameTLCP && !c.Crypto.Profile.TLCP():
-		fault("carrier", "%s is not of the profile %s (remove it, or change crypto.profile)", c.Carrier, c.Crypto.Profile)
-	}
+	c.carrierFaults(fault)
 	if err := c.Outbox.Validate("outbox."); err != nil {
 		errs = append(errs, err)
 	}

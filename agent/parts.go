@@ -54,7 +54,7 @@ func (a *Agent) connectParts() error {
 	}
 	a.link, a.dialer = link, c.Dialer
 	if a.dialer == nil {
-		if a.dialer, err = newGatewayDialer(keys, a.id, c.carrier() == carrier.NameTLCP, c.Permit, c.Now); err != nil {
+		if a.dialer, err = newGatewayDialer(keys, a.id, c.carriers(), c.SealTunnels, c.Permit, c.Now); err != nil {
 			return err
 		}
 	}
@@ -112,11 +112,15 @@ func (a *Agent) alertTable(al alert.Alert) *wire.AgentAlert {
 	}
 }
 
-// gatewayDialer makes tunnels over TLCP or TLS, as the configuration says, and
-// never over the other. A gateway is known by the identity in its certificate
+// gatewayDialer makes tunnels over the carriers that the configuration names,
+// and never over another. A gateway is known by the identity in its certificate
 // under the pinned root, not by the name that was dialed.
 type gatewayDialer struct {
-	channels *channel.Client
+	carriers []string // the best first
+	seal     bool     // TLCP inside those by TLS
+	tlcp     *channel.Client
+	tls      *channel.Client
+	climb    time.Duration // before a better carrier is tried again at first
 	messages *smx509.CertPool
 	sender   envelope.Sender
 	chain    jsontext.Value // of sender, for the hello's extension
@@ -124,14 +128,9 @@ type gatewayDialer struct {
 	permits  *permits
 }
 
-func newGatewayDialer(keys *keystore.Store, id Identity, tlcp bool, ways []spa.Way, now func() time.Time) (*gatewayDialer, error) {
-	permits := &permits{dial: spa.Dialer{Ways: ways, Now: now}}
-	channels, err := channel.New(channel.Config{
-		Dial: permits.connect,
-		Keys: keys, TLCP: tlcp, AnyName: true, ALPN: []string{carrier.ALPN}, Timeout: dialTimeout, Now: now,
-		Peer: func(certid.Identity) error { return errors.New("verify gateway: none was named") }, // each dial names its own
-	})
-	if err != nil {
+func newGatewayDialer(keys *keystore.Store, id Identity, carriers []string, seal bool, ways []spa.Way, now func() time.Time) (*gatewayDialer, error) {
+	d := &gatewayDialer{carriers: carriers, seal: seal, now: now, climb: climbFirst, permits: &permits{dial: spa.Dialer{Ways: ways, Now: now}}}
+	if err := d.openChannels(keys); err != nil {
 		return nil, err
 	}
 	messages, err := keys.Root(keystore.MessageRoot)
@@ -146,25 +145,25 @@ func newGatewayDialer(keys *keystore.Store, id Identity, tlcp bool, ways []spa.W
 	if err != nil {
 		return nil, err
 	}
-	return &gatewayDialer{
-		permits: permits, channels: channels, messages: messages, now: now, chain: envelope.SignerExt(chain),
-		sender: envelope.Sender{ID: id.AgentID, Key: signer, Cert: chain[0], Now: now},
-	}, nil
+	d.messages, d.chain = messages, envelope.SignerExt(chain)
+	d.sender = envelope.Sender{ID: id.AgentID, Key: signer, Cert: chain[0], Now: now}
+	return d, nil
 }
 
 // Dial implements [Dialer].
 func (d *gatewayDialer) Dial(ctx context.Context, gw wire.GatewayRef, addr string, hello wire.TunnelHello, notices func(*wire.Notice)) (Tunnel, error) {
+	return d.dial(ctx, d.carriers, gw, addr, hello, notices)
+}
+
+// dial is Dial by some of the carriers.
+func (d *gatewayDialer) dial(ctx context.Context, order []string, gw wire.GatewayRef, addr string, hello wire.TunnelHello, notices func(*wire.Notice)) (Tunnel, error) {
 	enc, err := d.encCert(gw)
 	if err != nil {
 		return nil, err
 	}
-	c := carrier.TCP{Channel: d.channels, Peer: func(id certid.Identity) error {
-		if id.Gateway == "" || id.Gateway != gw.ID {
-			return fmt.Errorf("verify gateway: the certificate is %s's, not %s's", cmp.Or(id.Name(), "nobody"), gw.ID)
-		}
-		return nil
-	}}
-	conn, err := c.Dial(withPermit(ctx, gw.Permit), addr)
+	conn, rank, lost, err := d.race(ctx, order, func(ctx context.Context, name string) (carrier.Conn, error) {
+		return d.dialBy(ctx, name, gw, addr)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -183,17 +182,8 @@ func (d *gatewayDialer) Dial(ctx context.Context, gw wire.GatewayRef, addr strin
 	if err != nil {
 		return nil, err
 	}
-	return carried{t, conn.State()}, nil
+	return carried{t, conn.State(), rank, lost}, nil
 }
-
-// carried is a tunnel that knows its carrier.
-type carried struct {
-	*carrier.Client
-	state channel.State
-}
-
-// Carrier implements [Tunnel].
-func (c carried) Carrier() channel.State { return c.state }
 
 // encCert returns the certificate to seal for gw with, checked up to the
 // pinned root.

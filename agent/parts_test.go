@@ -31,6 +31,7 @@ import (
 type labGateway struct {
 	t    testing.TB
 	id   string
+	dir  string // of its keys
 	ref  wire.GatewayRef
 	open *envelope.Receiver
 	l    net.Listener
@@ -47,7 +48,8 @@ type labGateway struct {
 // newLabGateway listens for the default carrier, or for the one named.
 func newLabGateway(t testing.TB, ca *lab.CA, id string, carriers ...string) *labGateway {
 	t.Helper()
-	keys, err := ca.Party(filepath.Join(t.TempDir(), "keys"), []byte("pass"), certid.Identity{Gateway: id, Device: "DEV" + id[3:]}, []string{"127.0.0.1"})
+	dir := t.TempDir()
+	keys, err := ca.Party(filepath.Join(dir, "keys"), []byte("pass"), certid.Identity{Gateway: id, Device: "DEV" + id[3:]}, []string{"127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +71,7 @@ func newLabGateway(t testing.TB, ca *lab.CA, id string, carriers ...string) *lab
 	must(err)
 	sign, err := keys.Chain(keystore.Sign)
 	must(err)
-	g := &labGateway{t: t, id: id, decide: func(*wire.AccessRequest) reason.Reason { return reason.OK }}
+	g := &labGateway{t: t, id: id, dir: dir, decide: func(*wire.AccessRequest) reason.Reason { return reason.OK }}
 	g.open, err = envelope.NewReceiver(envelope.Config{ID: id, Decrypter: dec, RequireSealed: true, Resolve: envelope.PartySigner(messages, nil)})
 	must(err)
 	if slices.Contains(carriers, carrier.NameTLS) {
@@ -224,7 +226,7 @@ func labAgent(t testing.TB, ca *lab.CA, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.a.dialer, err = newGatewayDialer(store, r.a.id, r.a.cfg.carrier() == carrier.NameTLCP, nil, r.a.cfg.Now); err != nil {
+	if r.a.dialer, err = newGatewayDialer(store, r.a.id, r.a.cfg.carriers(), r.a.cfg.SealTunnels, nil, r.a.cfg.Now); err != nil {
 		t.Fatal(err)
 	}
 	return r

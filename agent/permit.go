@@ -51,6 +51,28 @@ func (p *permits) connect(ctx context.Context, network, addr string) (net.Conn, 
 	return c, nil
 }
 
+// packets opens the socket of QUIC connections to addr, by the permit of ctx if it
+// has one: small Initials leave room for it then.
+func (p *permits) packets(ctx context.Context, _ *net.UDPAddr) (net.PacketConn, bool, error) {
+	w, _ := ctx.Value(permitKey{}).(*wire.Permit)
+	pass, err := passOf(w)
+	if err != nil {
+		return nil, false, err
+	}
+	c, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return nil, false, err
+	}
+	way := openPort
+	if pass == nil {
+		p.last.Store(&way)
+		return c, false, nil
+	}
+	way = spa.Initial
+	p.last.Store(&way)
+	return p.dial.PacketConn(c, pass), true, nil
+}
+
 // passOf returns what spa needs of a permit; nil when there is none.
 func passOf(w *wire.Permit) (*spa.Pass, error) {
 	if w == nil {

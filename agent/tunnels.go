@@ -164,8 +164,11 @@ func (a *Agent) connect(ctx context.Context, s session, gws []wire.GatewayRef) (
 func (a *Agent) dialOne(ctx context.Context, gw wire.GatewayRef, addr string, s session) (Tunnel, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	hello := wire.TunnelHello{AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, UserID: s.userID, AuthToken: s.token, Version: 1}
-	return a.dialer.Dial(ctx, gw, addr, hello, a.onNotice)
+	return a.dialer.Dial(ctx, gw, addr, a.helloOf(s), a.onNotice)
+}
+
+func (a *Agent) helloOf(s session) wire.TunnelHello {
+	return wire.TunnelHello{AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, UserID: s.userID, AuthToken: s.token, Version: 1}
 }
 
 // tend publishes t, which was made for the session held, and renews the
@@ -185,6 +188,8 @@ func (a *Agent) tend(ctx context.Context, t *live, held session) (*live, session
 	renewal, again := time.NewTimer(renewalWait()), time.NewTimer(math.MaxInt64)
 	defer renewal.Stop()
 	defer again.Stop()
+	up := a.newLadder(t)
+	defer up.timer.Stop()
 	var wait patience
 	unknown := "" // the token that the gateway did not know
 	for {
@@ -217,6 +222,10 @@ func (a *Agent) tend(ctx context.Context, t *live, held session) (*live, session
 		case <-changed:
 		case <-again.C:
 			unknown = ""
+		case <-up.timer.C:
+			if better := a.climb(ctx, up, t, held); better != nil {
+				return better, held, nil
+			}
 		case <-renewal.C:
 			spare, err := a.renewHedged(ctx, t, held)
 			if spare != nil || err != nil {

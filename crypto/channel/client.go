@@ -92,6 +92,14 @@ func (c *Client) Renew(keys *keystore.Store, byTLCP bool) (err error) {
 	return nil
 }
 
+// Over shakes hands on a connection that is there already, inside which another
+// channel is to run. It leaves conn open after an error.
+func (c *Client) Over(ctx context.Context, conn net.Conn, host string, check func(certid.Identity) error) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	return c.shake(ctx, conn, c.own.Load(), host, check)
+}
+
 // TLS returns the configuration of a client that dials host, for carriers that
 // shake hands themselves: check says by its error who may not be there. A client
 // by TLCP has none.

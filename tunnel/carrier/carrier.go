@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,8 @@ type Dialer interface {
 // TCP dials over TCP by the protocol of its channel: TLCP, the default
 // carrier, or TLS 1.2 or newer (M71). It never tries the other one.
 type TCP struct {
-	Channel *channel.Client             // must offer ALPN alone; required
+	Channel *channel.Client             // must offer the ALPN alone; required
+	ALPN    string                      // default ALPN
 	Peer    func(certid.Identity) error // which gateway it must be; default: the channel's own check
 }
 
@@ -64,8 +66,8 @@ func (d *TCP) Dial(ctx context.Context, addr string) (Conn, error) {
 		return nil, fmt.Errorf("handshake with gateway %s: %w", addr, err)
 	}
 	s, _ := channel.Of(c)
-	if s.ALPN != ALPN {
-		return nil, errors.Join(fmt.Errorf("handshake with gateway %s: it does not speak %s (the port of agents is needed)", addr, ALPN), c.Close())
+	if want := cmp.Or(d.ALPN, ALPN); s.ALPN != want {
+		return nil, errors.Join(fmt.Errorf("handshake with gateway %s: it does not speak %s (the port of agents is needed)", addr, want), c.Close())
 	}
 	out := conn{c, s}
 	Tune(out.NetConn())
