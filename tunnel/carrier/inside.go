@@ -24,15 +24,15 @@ func Seal(ctx context.Context, c Conn, by *channel.Client, host string, check fu
 		return nil, errors.Join(fmt.Errorf("seal the tunnel over %s: the gateway does not speak %s inside", c.State().Protocol, ALPN), in.Close())
 	}
 	s.Protocol = c.State().Protocol + "+" + s.Protocol
-	return sealed{in, s}, nil
+	return inside{in, s}, nil
 }
 
-// sealed is a carrier inside another one. Datagrams take its stream: nothing of a
+// inside is a carrier inside another one. Datagrams take its stream: nothing of a
 // flow leaves outside the seal.
-type sealed struct {
+type inside struct {
 	net.Conn
 	state channel.State
 }
 
 // State returns what both handshakes agreed on.
-func (c sealed) State() channel.State { return c.state }
+func (c inside) State() channel.State { return c.state }
