@@ -78,10 +78,15 @@ func newWorld(t testing.TB) (Config, *model) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { ln.Close(); c.Close(); far.Close(); u.Close(); d.Close() })
+		own, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(h, 8444)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(h, 5353))) // from a port of tokens
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close(); c.Close(); far.Close(); u.Close(); d.Close(); own.Close() })
 		local, remote := c.LocalAddr().(*net.TCPAddr).AddrPort(), ln.Addr().(*net.TCPAddr).AddrPort()
 		tcp[pair{local, remote}], tcp[pair{remote, local}] = true, true
 		udp[pair{u.LocalAddr().(*net.UDPAddr).AddrPort(), d.LocalAddr().(*net.UDPAddr).AddrPort()}] = true
+		udp[pair{u.LocalAddr().(*net.UDPAddr).AddrPort(), own.LocalAddr().(*net.UDPAddr).AddrPort()}] = true
 	}
 	for p := range tcp {
 		sockets = append(sockets, [2]netip.AddrPort{p.a, p.b})
