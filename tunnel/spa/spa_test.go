@@ -2,11 +2,14 @@ package spa
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/yumen-zt/yumen/crypto/permit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -333,4 +336,39 @@ func FuzzKnock(f *testing.F) {
 			t.Errorf("accepted % x", data)
 		}
 	})
+}
+
+// A SYN that nobody answers is a timeout, so that the next way is tried.
+func TestSilenceAfterASYNIsATimeout(t *testing.T) {
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { _ = unix.Listen(int(fd), 0) }); err != nil { // room for one
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	to := ln.Addr().(*net.TCPAddr).AddrPort()
+	for range 5 {
+		c, err := dialSYN(ctx, net.Dialer{}, to, make([]byte, TokenBytes))
+		if err == nil {
+			defer c.Close()
+			continue
+		}
+		var ne net.Error
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skipf("NOT TESTED: %v", err)
+		}
+		if !errors.As(err, &ne) || !ne.Timeout() {
+			t.Errorf("%T %v", err, err)
+		}
+		return
+	}
+	t.Error("a listener without room answered five times")
 }

@@ -79,8 +79,11 @@ func sendSYN(ctx context.Context, c *net.TCPConn, token []byte) error {
 		}
 		return true
 	})
-	if err = errors.Join(err, fault); err != nil {
-		return &net.OpError{Op: "dial", Net: "tcp", Addr: c.RemoteAddr(), Err: err}
+	if err != nil {
+		return err // a *net.OpError, which knows of a timeout
+	}
+	if fault != nil {
+		return &net.OpError{Op: "dial", Net: "tcp", Addr: c.RemoteAddr(), Err: fault}
 	}
 	if !stop() {
 		return context.Cause(ctx)
