@@ -24,6 +24,8 @@ func demoCmd() *cobra.Command {
 		Use: "demo", Short: "Run a whole site on this machine: gateway, control center, agent, applications (一键演示)", Args: cobra.NoArgs, Annotations: role,
 		Example: "  yumen demo\n  yumen demo --app http://127.0.0.1:8080\n  yumen demo --check\n  yumen demo --save ./lab",
 		Long: `Run a whole site on this machine, over real sockets, without root, domain or container.
+As root on Linux its gateway also stands behind the guard, towards a network namespace
+that the demo makes and takes away; the machine's own interfaces are left alone.
 Keys, passwords and certificates are made for a laboratory: nothing of it belongs in production.`,
 	}
 	f := cmd.Flags()

@@ -22,6 +22,13 @@ func TestQ4_DemoCheck(t *testing.T) {
 	if err != nil {
 		t.Errorf("yumen demo --check: %v\n%s", err, out)
 	}
+	guard := "off 未开启: it needs root"
+	if os.Geteuid() == 0 {
+		guard = "a stranger gets no answer, the agent's permit opens it"
+	}
+	if !strings.Contains(out, guard) {
+		t.Errorf("of the guard it does not say %q:\n%s", guard, out)
+	}
 	t.Logf("%s", out)
 }
 

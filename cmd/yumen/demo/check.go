@@ -45,6 +45,7 @@ func (i *Info) Check(ctx context.Context, w io.Writer) error {
 		{"web login 网页登录", c.webLogin},
 		{"a page that is not granted 未授权页面被拒绝", c.denied},
 		{"agent flow by SOCKS5 代理隧道访问", c.agentFlow},
+		{"the guard, from outside 防护：外部探测", c.guarded},
 		{"web over TLCP 国密网页访问", c.webOverTLCP},
 		{"tunnel over TLCP 国密隧道", c.tunnelOverTLCP},
 		{"control links over TLCP 国密控制链路", c.controlOverTLCP},

@@ -33,6 +33,8 @@ type Info struct {
 	Issuer  string      `json:"issuer"`
 	Apps    []AppInfo   `json:"apps"`
 	Users   []UserInfo  `json:"users"`
+
+	guard, guardNote string // where it is, or why there is none
 }
 
 // TLCPInfo says where TLCP is spoken and what a client of it needs. The ports

@@ -15,6 +15,7 @@ import (
 
 	"github.com/yumen-zt/yumen/agent"
 	"github.com/yumen-zt/yumen/apps/link"
+	"github.com/yumen-zt/yumen/bpf"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/gateway"
 	"github.com/yumen-zt/yumen/internal/adminsock"
@@ -26,6 +27,9 @@ type Site struct {
 	Info *Info
 	own  bool // the portal is the demo's own application
 	log  *zap.Logger
+
+	outside   *outside // nil: no guard
+	unguarded error    // why
 
 	mu      sync.Mutex
 	control *controlRole // guarded by mu
@@ -52,7 +56,7 @@ func Open(ctx context.Context, o Options, log *zap.Logger) (*Site, error) {
 
 // Run runs every role until ctx is done. ready is called once when the site
 // serves and the agent's user is signed in.
-func (s *Site) Run(ctx context.Context, ready func()) error {
+func (s *Site) Run(ctx context.Context, ready func()) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.control = &controlRole{config: s.Info.Control.Config}
@@ -78,7 +82,12 @@ func (s *Site) Run(ctx context.Context, ready func()) error {
 	})
 	part("echo", func(ctx context.Context) error { return serveEcho(ctx, hostPort(s.Info.App(Echo).Backend)) })
 
-	gw, err := gateway.New(ctx, s.Info.Gateway.Config, gateway.Options{Logger: s.log.Named("gateway")})
+	gw, err := s.gateway(ctx)
+	defer func() {
+		if s.outside != nil {
+			err = errors.Join(err, s.outside.close())
+		}
+	}()
 	if err == nil {
 		part("gateway", gw.Run)
 		part("connector", s.connector)
@@ -96,6 +105,26 @@ func (s *Site) Run(ctx context.Context, ready func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return errors.Join(err, s.control.stop())
+}
+
+// gateway makes the gateway, behind a guard where the system gives the demo a
+// namespace and can run one.
+func (s *Site) gateway(ctx context.Context) (*gateway.Gateway, error) {
+	o := gateway.Options{Logger: s.log.Named("gateway")}
+	if s.outside, s.unguarded = openOutside(s.Info.Dir); s.unguarded == nil {
+		config, err := s.outside.guarded(s.Info)
+		if err != nil {
+			return nil, fmt.Errorf("guard demo: %w", err)
+		}
+		g, err := gateway.New(ctx, config, o)
+		if !errors.Is(err, bpf.ErrUnsupported) {
+			s.Info.guard, s.Info.guardNote = s.outside.at(s.Info), "towards a network namespace; bin/yumen guard status --socket "+s.Info.Gateway.Socket
+			return g, err
+		}
+		s.unguarded = errors.Join(err, s.outside.close())
+	}
+	s.outside, s.Info.guard = nil, "off 未开启: "+s.unguarded.Error()
+	return gateway.New(ctx, s.Info.Gateway.Config, o)
 }
 
 func (s *Site) agent(ctx context.Context) error {
@@ -214,6 +243,18 @@ func (s *Site) serveSocket(ctx context.Context) error {
 			return errors.New("the control center runs already")
 		}
 		return s.control.start()
+	})
+	mux.HandleFunc("GET /guard", func(w http.ResponseWriter, r *http.Request) {
+		if s.unguarded != nil {
+			adminsock.Reply(w, GuardReport{Off: s.unguarded.Error()})
+			return
+		}
+		report, err := s.outside.look(r.Context(), s.Info)
+		if err != nil {
+			adminsock.Refuse(w, http.StatusInternalServerError, err)
+			return
+		}
+		adminsock.Reply(w, report)
 	})
 	return adminsock.Serve(ctx, ln, mux)
 }

@@ -17,6 +17,7 @@ func (i *Info) Print(w io.Writer) {
 	row("回声 echo (TCP)", echo.Address, "through the agent's SOCKS5 "+i.Agent.SOCKS5)
 	row("网关 gateway", i.Gateway.Address, "metrics http://"+i.Gateway.Metrics+"/metrics")
 	row("控制中心 control center", i.Control.URL, "OpenID provider "+i.Issuer)
+	row("防护 guard", i.guard, i.guardNote)
 	row("国密 TLCP", i.TLCP.Gateway, "the gateway: the same port takes TLS and TLCP, try https://"+i.TLCP.Host)
 	row("", i.TLCP.Control, "the control center")
 	for _, u := range i.Users {
