@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -21,16 +22,19 @@ var algorithms = []string{oidc.ES256, oidc.ES384, oidc.RS256, oidc.PS256, oidc.E
 type keySet struct {
 	provider *provider
 
-	mu    sync.Mutex
-	keys  jose.JSONWebKeySet // guarded by mu
-	asked time.Time          // guarded by mu
-	got   time.Time          // guarded by mu
+	asking sync.Mutex // held while the provider is asked
+	asked  time.Time  // guarded by asking
+
+	mu   sync.Mutex
+	keys jose.JSONWebKeySet // guarded by mu
+	got  time.Time          // guarded by mu
 }
 
 const (
 	keysRetry = 10 * time.Second
 	keysLife  = 10 * time.Minute // then they are asked for again; the old ones count while nobody answers
 	maxKeys   = 64
+	maxKeySet = 1 << 20 // bytes
 )
 
 // VerifySignature implements [oidc.KeySet].
@@ -55,28 +59,48 @@ func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	return nil, fmt.Errorf("no key of the provider verifies it (kid %.40q)", kid)
 }
 
-// named returns the keys that may be meant by kid, "" being any.
+// named returns the keys that may be meant by kid, "" being any. While one caller
+// asks the provider, those who need a new key wait for it, and the others go on
+// with the keys that are known.
 func (s *keySet) named(ctx context.Context, kid string) []jose.JSONWebKey {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	find := func() (out []jose.JSONWebKey) {
-		for _, k := range s.keys.Keys {
-			if (kid == "" || k.KeyID == kid) && (k.Use == "" || k.Use == "sig") && k.IsPublic() {
-				out = append(out, k)
-			}
-		}
-		return out
+	found, old := s.known(kid)
+	switch {
+	case len(found) == 0:
+		s.asking.Lock()
+	case !old || !s.asking.TryLock():
+		return found
+	}
+	defer s.asking.Unlock()
+	if found, old = s.known(kid); len(found) > 0 && !old {
+		return found // the caller before us has asked
 	}
 	now := s.provider.cfg.Now()
-	found := find()
-	if (len(found) == 0 || now.Sub(s.got) > keysLife) && (s.asked.IsZero() || now.Sub(s.asked) >= keysRetry) {
-		s.asked = now
-		if keys, err := s.fetch(ctx); err == nil {
-			s.keys, s.got = keys, now
-			found = find()
+	if !s.asked.IsZero() && now.Sub(s.asked) < keysRetry {
+		return found
+	}
+	s.asked = now
+	keys, err := s.fetch(ctx)
+	if err != nil {
+		return found
+	}
+	s.mu.Lock()
+	s.keys, s.got = keys, now
+	s.mu.Unlock()
+	found, _ = s.known(kid)
+	return found
+}
+
+// known returns those keys of the set that may be meant by kid, and whether the
+// set is to be asked for again.
+func (s *keySet) known(kid string) (found []jose.JSONWebKey, old bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.keys.Keys {
+		if (kid == "" || k.KeyID == kid) && (k.Use == "" || k.Use == "sig") && k.IsPublic() {
+			found = append(found, k)
 		}
 	}
-	return found
+	return found, s.provider.cfg.Now().Sub(s.got) > keysLife
 }
 
 func (s *keySet) fetch(ctx context.Context) (keys jose.JSONWebKeySet, err error) {
@@ -104,7 +128,7 @@ func (s *keySet) fetch(ctx context.Context) (keys jose.JSONWebKeySet, err error)
 	if res.StatusCode != http.StatusOK {
 		return keys, fmt.Errorf("status %d", res.StatusCode)
 	}
-	if err := json.NewDecoder(res.Body).Decode(&keys); err != nil {
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxKeySet)).Decode(&keys); err != nil {
 		return keys, err
 	}
 	if len(keys.Keys) > maxKeys {
