@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"time"
 
 	"github.com/yumen-zt/yumen/access"
@@ -27,6 +28,10 @@ func (g *Gateway) adminHandler() http.Handler {
 	}
 	mux.HandleFunc("POST /sessions/cut", g.adminCut)
 	mux.HandleFunc("POST /reload", g.adminReload)
+	mux.HandleFunc("POST /memory/free", func(w http.ResponseWriter, _ *http.Request) {
+		debug.FreeOSMemory() // what is left is held, not garbage
+		adminsock.Reply(w, struct{}{})
+	})
 	mux.HandleFunc("POST /explain", g.adminExplain)
 	g.guardAdmin(mux)
 	auditors := g.auditHandler()

@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -23,8 +22,8 @@ import (
 // client speaks HTTP/1.1 on one connection.
 type client struct {
 	net.Conn
-	r       *bufio.Reader
-	request []byte
+	r    *bufio.Reader
+	head []byte // of a request, behind its path
 }
 
 // clientConfig is the TLS of our own client: TLS 1.3 and X25519 alone, which
@@ -38,7 +37,10 @@ func clientConfig(roots *x509.CertPool) *tls.Config {
 
 // dial connects to p: over TLS, except to the application itself.
 func (b *bench) dial(ctx context.Context, p *peer) (*client, error) {
-	d := net.Dialer{Timeout: 10 * time.Second}
+	return b.dialBy(ctx, net.Dialer{Timeout: 10 * time.Second}, p)
+}
+
+func (b *bench) dialBy(ctx context.Context, d net.Dialer, p *peer) (*client, error) {
 	c, err := d.DialContext(ctx, "tcp", p.addr())
 	if err != nil {
 		return nil, err
@@ -51,16 +53,19 @@ func (b *bench) dial(ctx context.Context, p *peer) (*client, error) {
 		}
 		c = t
 	}
-	request := fmt.Appendf(nil, "GET /1k HTTP/1.1\r\nHost: %s:%d\r\nCookie: %s\r\n\r\n", hostName, p.port, b.cookie)
-	return &client{c, bufio.NewReaderSize(c, 4<<10), request}, nil
+	head := fmt.Appendf(nil, " HTTP/1.1\r\nHost: %s:%d\r\nCookie: %s\r\n\r\n", hostName, p.port, b.cookie)
+	return &client{c, bufio.NewReaderSize(c, 4<<10), head}, nil
 }
 
+// sizes are what the application answers.
+var sizes = map[string]int64{"/1k": 1 << 10, "/100k": 100 << 10}
+
 // get sends one request and reads its answer whole.
-func (c *client) get() error {
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+func (c *client) get(path string) error {
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return err
 	}
-	if _, err := c.Write(c.request); err != nil {
+	if _, err := c.Write(append([]byte("GET "+path), c.head...)); err != nil {
 		return err
 	}
 	res, err := http.ReadResponse(c.r, nil)
@@ -72,7 +77,7 @@ func (c *client) get() error {
 	switch {
 	case err != nil:
 		return err
-	case res.StatusCode != http.StatusOK || n != 1<<10:
+	case res.StatusCode != http.StatusOK || n != sizes[path]:
 		return fmt.Errorf("answered %s and %d bytes", res.Status, n)
 	}
 	return nil
@@ -90,7 +95,7 @@ func fullHandshakes(ctx context.Context, b *bench, p *peer, _ time.Duration) (sa
 				if err != nil {
 					return err
 				}
-				err = c.get()
+				err = c.get("/1k")
 				c.Close()
 				if err != nil {
 					return err
@@ -119,7 +124,7 @@ func openLoop(ctx context.Context, b *bench, p *peer, d time.Duration) (sample, 
 			return sample{}, err
 		}
 		defer c.Close()
-		if err := c.get(); err != nil {
+		if err := c.get("/1k"); err != nil {
 			return sample{}, err
 		}
 		conns[i] = c
@@ -135,7 +140,7 @@ func openLoop(ctx context.Context, b *bench, p *peer, d time.Duration) (sample, 
 					time.Sleep(wait)
 					begin = time.Now()
 				}
-				if err := c.get(); err != nil {
+				if err := c.get("/1k"); err != nil {
 					return err
 				}
 				times = append(times, time.Since(begin))
@@ -157,54 +162,6 @@ func openLoop(ctx context.Context, b *bench, p *peer, d time.Duration) (sample, 
 		requests: len(all), rate: float64(len(all)) / time.Since(start).Seconds(),
 		p50: all[len(all)/2], p99: all[len(all)*99/100],
 	}, nil
-}
-
-// measureIdle finds what an idle connection costs each peer, after one request
-// on it: the growth of its resident memory. The peers are fresh.
-func (b *bench) measureIdle(ctx context.Context, rep *report, n int) error {
-	for _, p := range b.peers {
-		fmt.Fprintf(os.Stderr, "%d idle connections, %s\n", n, p.name)
-		if err := b.idle(ctx, rep, p, n); err != nil {
-			return fmt.Errorf("idle connections, %s: %w", p.name, err)
-		}
-	}
-	return nil
-}
-
-func (b *bench) idle(ctx context.Context, rep *report, p *peer, n int) error {
-	var open []*client
-	defer func() {
-		for _, c := range open {
-			c.Close()
-		}
-	}()
-	more := func(k int) error {
-		for range k {
-			c, err := b.dial(ctx, p)
-			if err != nil {
-				return err
-			}
-			open = append(open, c)
-			if err := c.get(); err != nil {
-				return err
-			}
-		}
-		return wait(ctx, time.Second)
-	}
-	if err := more(50); err != nil { // what the first connections alone cost
-		return err
-	}
-	before, err := p.memory("VmRSS")
-	if err != nil {
-		return err
-	}
-	if err := more(n); err != nil {
-		return err
-	}
-	after, err := p.memory("VmRSS")
-	rep.idle[p] = float64(after-before) / float64(n)
-	rep.idleConns = n
-	return err
 }
 
 func wait(ctx context.Context, d time.Duration) error {

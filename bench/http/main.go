@@ -1,7 +1,7 @@
 //go:build linux
 
-// Command http measures Yumen beside nginx and haproxy as HTTPS reverse
-// proxies, in one run and on one machine. run.sh builds it and starts it; the
+// Command http measures Yumen beside nginx, haproxy, Go's net/http and, where it
+// is installed, caddy as HTTPS reverse proxies, in one run and on one machine. run.sh builds it and starts it; the
 // method, what it leaves out and the last figures are in README.md.
 //
 //	main.go       the run: start, idle connections, interleaved rounds, report
@@ -9,8 +9,11 @@
 //	site.go       Yumen's keys, signed lists, configuration and session cookie
 //	upstream.go   the trivial application behind all of them
 //	load.go       wrk and h2load
-//	client.go     handshakes, a fixed rate, idle connections
+//	nethttp.go    the reverse proxy of Go's standard library
+//	client.go     handshakes, a fixed rate
+//	idle.go       idle connections, very many connections
 //	proc.go       CPU time and memory from /proc
+//	goals.go      the goals of the design, and whether they are met
 //	report.go     medians, ratios, Markdown
 //
 // Every peer is measured in every round, the order turns round each time, and
@@ -44,12 +47,15 @@ type options struct {
 	idle        int // connections
 	only        string
 	peers       string // names of those that are measured; "": all
-	hold        bool // start everything, say how to reach it, and wait
+	hold        bool   // start everything, say how to reach it, and wait
 }
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "upstream" {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "upstream":
 		exit(serveUpstream(os.Args[2]))
+	case len(os.Args) == 6 && os.Args[1] == "net/http":
+		exit(serveNetHTTP(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
 	}
 	var o options
 	flag.StringVar(&o.yumen, "yumen", "bin/yumen", "the binary to measure")
@@ -103,6 +109,9 @@ func run(ctx context.Context, o options) (err error) {
 		if err := b.measureIdle(ctx, rep, o.idle); err != nil {
 			return err
 		}
+		if err := b.measureMany(ctx, rep, o.yumen, manyConns); err != nil {
+			return err
+		}
 	}
 	var longest time.Duration
 	for r := range o.rounds {
@@ -123,7 +132,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err := rep.audit(ctx); err != nil {
 		return err
 	}
-	return rep.print(os.Stdout)
+	return rep.print(ctx, os.Stdout)
 }
 
 // hold lets somebody else look at the peers, with perf or a load of his own.
@@ -149,6 +158,9 @@ func (b *bench) round(ctx context.Context, rep *report, r int, o options) error 
 			continue
 		}
 		for _, p := range order {
+			if p.extra && !slices.Contains(w.also, p.name) {
+				continue
+			}
 			s, err := b.measure(ctx, w, p, o.length)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", w.name, p.name, err)
@@ -207,7 +219,8 @@ type sample struct {
 type workload struct {
 	name   string
 	text   string
-	direct bool // also measured without a gateway
+	also   []string // peers that are measured, too
+	direct bool     // also measured without a gateway
 	run    func(ctx context.Context, b *bench, p *peer, d time.Duration) (sample, error)
 }
 
@@ -215,12 +228,13 @@ const (
 	handshakes = 1500 // of one measurement
 	fixedRate  = 2000 // requests a second
 	rateConns  = 16
+	manyConns  = 10_000
 )
 
 var workloads = []*workload{
-	{name: "h1-1k", text: "h1, 1 KiB, 64 connections", run: wrk(64, "/1k")},
+	{name: "h1-1k", text: "h1, 1 KiB, 64 connections", also: []string{"caddy"}, run: wrk(64, "/1k")},
 	{name: "h1-100k", text: "h1, 100 KiB, 32 connections", run: wrk(32, "/100k")},
-	{name: "h2-1k", text: "h2, 1 KiB, 32 × 10 streams", run: h2load(32, 10, "/1k")},
+	{name: "h2-1k", text: "h2, 1 KiB, 32 × 10 streams", also: []string{"net/http", "caddy"}, run: h2load(32, 10, "/1k")},
 	{name: "handshake", text: "full handshake and 1 request", run: fullHandshakes},
 	{name: "rate", text: fmt.Sprintf("h1, 1 KiB, %d requests a second", fixedRate), direct: true, run: openLoop},
 }

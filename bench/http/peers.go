@@ -26,23 +26,29 @@ type bench struct {
 	roots  *x509.CertPool
 	tls    *tls.Config
 
-	peers    []*peer // nginx, haproxy, perhaps an older yumen, yumen
+	peers    []*peer // nginx, haproxy, net/http, perhaps caddy and another yumen, yumen
 	direct   *peer   // the application itself, without TLS
 	children []*exec.Cmd
 
 	Yumen, Upstream, Metrics     int // ports
 	BeforePort, BeforeMetricPort int
+	ManyPort, ManyMetrics        int
 	Nginx, Haproxy               int
+	Caddy, NetHTTP               int
 }
 
 // peer is one gateway that is measured.
 type peer struct {
-	name string
-	port int
-	cmd  *exec.Cmd
+	name  string
+	port  int
+	cmd   *exec.Cmd
+	extra bool   // measured only by the workloads that name it
+	admin string // Yumen's operator socket
 }
 
-func (p *peer) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)) }
+func addr(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func (p *peer) addr() string { return addr(p.port) }
 func (p *peer) url() string  { return "https://" + net.JoinHostPort(hostName, strconv.Itoa(p.port)) }
 func (p *peer) pid() int     { return p.cmd.Process.Pid }
 
@@ -55,14 +61,14 @@ func (b *bench) Dir() string { return b.dir }
 // caller stops what it returns, even after an error.
 func start(ctx context.Context, dir string, o options) (*bench, error) {
 	b := &bench{dir: dir, core: o.gatewayCore}
-	if err := freePorts(&b.Yumen, &b.Upstream, &b.Metrics, &b.Nginx, &b.Haproxy, &b.BeforePort, &b.BeforeMetricPort); err != nil {
+	if err := freePorts(&b.Yumen, &b.Upstream, &b.Metrics, &b.Nginx, &b.Haproxy, &b.BeforePort, &b.BeforeMetricPort, &b.ManyPort, &b.ManyMetrics, &b.Caddy, &b.NetHTTP); err != nil {
 		return b, err
 	}
 	if err := b.layout(o.grants); err != nil {
 		return b, fmt.Errorf("lay out site: %w", err)
 	}
 	b.tls = clientConfig(b.roots)
-	for name, text := range map[string]*template.Template{"nginx.conf": nginxConfig, "haproxy.cfg": haproxyConfig} {
+	for name, text := range map[string]*template.Template{"nginx.conf": nginxConfig, "haproxy.cfg": haproxyConfig, "Caddyfile": caddyConfig} {
 		f, err := os.Create(b.at(name))
 		if err != nil {
 			return b, err
@@ -85,32 +91,39 @@ func start(ctx context.Context, dir string, o options) (*bench, error) {
 	}
 	on := []string{"taskset", "-c", strconv.Itoa(b.core)}
 	type process struct {
-		name string
-		port int
-		env  []string
-		args []string
+		name  string
+		port  int
+		extra bool
+		env   []string
+		args  []string
 	}
 	all := []process{
-		{"nginx", b.Nginx, nil, []string{"nginx", "-e", "stderr", "-p", dir, "-c", b.at("nginx.conf")}},
-		{"haproxy", b.Haproxy, nil, []string{"haproxy", "-db", "-f", b.at("haproxy.cfg")}},
+		{"nginx", b.Nginx, false, nil, []string{"nginx", "-e", "stderr", "-p", dir, "-c", b.at("nginx.conf")}},
+		{"haproxy", b.Haproxy, false, nil, []string{"haproxy", "-db", "-f", b.at("haproxy.cfg")}},
+		{"net/http", b.NetHTTP, true, []string{"GOMAXPROCS=1"}, []string{self, "net/http", addr(b.NetHTTP), addr(b.Upstream), b.at("site.crt"), b.at("site.key")}},
+	}
+	if _, err := exec.LookPath("caddy"); err == nil {
+		all = append(all, process{"caddy", b.Caddy, true, []string{"GOMAXPROCS=1", "HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir},
+			[]string{"caddy", "run", "--config", b.at("Caddyfile"), "--adapter", "caddyfile"}})
 	}
 	if o.before != "" {
-		if err := b.layoutBefore(); err != nil {
+		if err := b.layoutCopy("before", b.BeforePort, b.BeforeMetricPort); err != nil {
 			return b, err
 		}
-		all = append(all, process{"before", b.BeforePort, []string{"GOMAXPROCS=1"}, []string{o.before, "gateway", "run", "-c", b.at("before/yumen.yaml")}})
+		all = append(all, process{"before", b.BeforePort, false, []string{"GOMAXPROCS=1"}, []string{o.before, "gateway", "run", "-c", b.at("before/yumen.yaml")}})
 	}
-	all = append(all, process{"yumen", b.Yumen, []string{"GOMAXPROCS=1"}, []string{yumen, "gateway", "run", "-c", b.at("yumen.yaml")}})
+	all = append(all, process{"yumen", b.Yumen, false, []string{"GOMAXPROCS=1"}, []string{yumen, "gateway", "run", "-c", b.at("yumen.yaml")}})
 	for _, p := range all {
 		cmd, err := b.spawn(p.name, p.env, append(on[:3:3], p.args...)...)
 		if err != nil {
 			return b, err
 		}
-		b.peers = append(b.peers, &peer{p.name, p.port, cmd})
+		b.peers = append(b.peers, &peer{name: p.name, port: p.port, cmd: cmd, extra: p.extra})
 	}
+	b.peers[len(b.peers)-1].admin = b.at("state/admin.sock")
 	for _, p := range append(b.peers, b.direct) {
 		if err := b.ready(ctx, p); err != nil {
-			said, _ := os.ReadFile(b.at(p.name + ".log"))
+			said, _ := os.ReadFile(b.at(filepath.Base(p.name) + ".log"))
 			return b, fmt.Errorf("start %s: %w\n%s", p.name, err, said)
 		}
 	}
@@ -120,7 +133,7 @@ func start(ctx context.Context, dir string, o options) (*bench, error) {
 // spawn starts a process that dies with us and says what it has to say in a
 // file of its own.
 func (b *bench) spawn(name string, env []string, args ...string) (*exec.Cmd, error) {
-	out, err := os.Create(b.at(name + ".log"))
+	out, err := os.Create(b.at(filepath.Base(name) + ".log"))
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +154,7 @@ func (b *bench) ready(ctx context.Context, p *peer) (err error) {
 	for range 100 {
 		var c *client
 		if c, err = b.dial(ctx, p); err == nil {
-			err = c.get()
+			err = c.get("/1k")
 			c.Close()
 			if err == nil {
 				return nil
@@ -240,6 +253,29 @@ frontend site
   default_backend application
 backend application
   server one 127.0.0.1:{{.Upstream}}
+`))
+
+var caddyConfig = template.Must(template.New("caddy").Parse(`{
+	admin off
+	auto_https off
+	storage file_system {{.Dir}}/caddy
+	servers {
+		protocols h1 h2
+	}
+}
+https://localhost:{{.Caddy}} {
+	bind 127.0.0.1
+	tls {{.Dir}}/site.crt {{.Dir}}/site.key {
+		protocols tls1.3
+	}
+	reverse_proxy 127.0.0.1:{{.Upstream}} {
+		transport http {
+			keepalive_idle_conns 1024
+			keepalive_idle_conns_per_host 1024
+			compression off
+		}
+	}
+}
 `))
 
 var yumenConfig = template.Must(template.New("yumen").Parse(`name: bench

@@ -19,7 +19,8 @@ type report struct {
 	b         *bench
 	load      string // load average at the start
 	samples   map[*workload]map[*peer][]sample
-	idle      map[*peer]float64 // KiB a connection
+	idle      map[*peer]idle
+	many      *many
 	idleConns int
 	peak      map[*peer]int // KiB
 	asked     uint64        // requests to Yumen
@@ -27,7 +28,7 @@ type report struct {
 }
 
 func newReport(b *bench) *report {
-	return &report{b: b, load: loadAverage(), samples: map[*workload]map[*peer][]sample{}, idle: map[*peer]float64{}, peak: map[*peer]int{}}
+	return &report{b: b, load: loadAverage(), samples: map[*workload]map[*peer][]sample{}, idle: map[*peer]idle{}, peak: map[*peer]int{}}
 }
 
 func (r *report) add(w *workload, p *peer, s sample) {
@@ -50,6 +51,26 @@ func (r *report) measured(p *peer) bool {
 		}
 	}
 	return false
+}
+
+// of returns the samples of a workload.
+func (r *report) of(name string) map[*peer][]sample {
+	for w, got := range r.samples {
+		if w.name == name {
+			return got
+		}
+	}
+	return nil
+}
+
+// named returns the peer of a name, or nil.
+func (r *report) named(name string) *peer {
+	for _, p := range r.b.peers {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // memory reads the most that each peer has held.
@@ -110,8 +131,15 @@ func ratio(a, b []sample, f func(sample) float64) spread {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
+func cell(s spread, digits int) string {
+	if s.most == 0 {
+		return "–"
+	}
+	return s.text(digits)
+}
+
 // print writes the report as Markdown.
-func (r *report) print(to io.Writer) error {
+func (r *report) print(ctx context.Context, to io.Writer) error {
 	var out strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
 	table := func(title string, digits int, f func(sample) float64, keep func(*workload) bool) {
@@ -133,11 +161,11 @@ func (r *report) print(to io.Writer) error {
 			}
 			cells := []string{w.text}
 			for _, p := range append(others, r.yumen()) {
-				cells = append(cells, spreadOf(figures(got[p], f)).text(digits))
+				cells = append(cells, cell(spreadOf(figures(got[p], f)), digits))
 			}
 			y := got[r.yumen()]
 			for _, p := range others {
-				cells = append(cells, "**"+ratio(y, got[p], f).text(2)+"**")
+				cells = append(cells, cell(ratio(y, got[p], f), 2))
 			}
 			line("| %s |", strings.Join(cells, " | "))
 		}
@@ -148,6 +176,7 @@ func (r *report) print(to io.Writer) error {
 	for _, s := range r.samples {
 		rounds = max(rounds, len(s[r.yumen()]))
 	}
+	line("%s.\n\n%s", machine(ctx), r.goals())
 	line("Median [least-most] of %d interleaved rounds; ratios are of pairs in the same round.", rounds)
 	table("CPU time of the gateway for one request, µs", 1, func(s sample) float64 { return micros(s.cpu) }, all)
 	table("of which outside the kernel, µs", 1, func(s sample) float64 { return micros(s.user) }, all)
@@ -174,7 +203,8 @@ func (r *report) print(to io.Writer) error {
 		line("%s", row)
 	}
 	if r.idleConns > 0 {
-		memory(fmt.Sprintf("KiB for an idle connection (of %d)", r.idleConns), func(p *peer) float64 { return r.idle[p] })
+		memory(fmt.Sprintf("KiB for an idle connection after 1 KiB (of %d)", r.idleConns), func(p *peer) float64 { return r.idle[p].small })
+		memory("KiB for one after 100 KiB", func(p *peer) float64 { return r.idle[p].large })
 	}
 	memory("most resident memory, MiB", func(p *peer) float64 { return float64(r.peak[p]) / 1024 })
 

@@ -95,24 +95,25 @@ func (b *bench) layout(grants int) (err error) {
 	return err
 }
 
-// layoutBefore gives another build of Yumen a folder of its own with the same
-// content, on other ports.
-func (b *bench) layoutBefore() error {
-	aside := b.dir + "-before"
-	err := exec.Command("cp", "-a", b.dir, aside).Run() // the modes, too
-	if err = errors.Join(err, os.Rename(aside, b.at("before"))); err != nil {
-		return fmt.Errorf("lay out another site: %w", errors.Join(err, os.RemoveAll(aside)))
+// layoutCopy gives another Yumen a folder of its own with the same content, on
+// other ports.
+func (b *bench) layoutCopy(name string, port, metrics int) error {
+	to := b.at(name)
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return fmt.Errorf("lay out another site: %w", err)
+	}
+	for _, f := range []string{"keys", "site.crt", "site.key", "root.crt", "passphrase", "grants.ndjson", "policies.ndjson", "cookie.key"} {
+		if out, err := exec.Command("cp", "-a", b.at(f), to).CombinedOutput(); err != nil { // the modes, too
+			return fmt.Errorf("lay out another site: %w: %s", err, out)
+		}
 	}
 	other := *b
-	other.Yumen, other.Metrics = b.BeforePort, b.BeforeMetricPort
+	other.Yumen, other.Metrics = port, metrics
 	var config bytes.Buffer
 	if err := yumenConfig.Execute(&config, &other); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(b.at("before/yumen.yaml")); err != nil {
-		return err
-	}
-	return os.WriteFile(b.at("before/yumen.yaml"), config.Bytes(), 0o600)
+	return os.WriteFile(filepath.Join(to, "yumen.yaml"), config.Bytes(), 0o600)
 }
 
 func siteCertificate(ca *lab.CA) (chain, key []byte, err error) {
