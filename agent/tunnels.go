@@ -18,10 +18,11 @@ import (
 )
 
 const (
-	dialTimeout  = 5 * time.Second         // one address: connection, handshake and hello
-	renewTimeout = 2500 * time.Millisecond // Table 14 and its reply, so that a dead tunnel is left within 3 s (§8.2)
+	dialTimeout  = 5 * time.Second // one address: connection, handshake and hello
+	renewTimeout = 5 * time.Second // Table 14 and its reply
 	hedgeAfter   = 700 * time.Millisecond
-	renewMost    = 55 * time.Second // §8.2: at least every 60 s
+	deadAfter    = 2200 * time.Millisecond // a tunnel without a reply is left for a fresh one: within 3 s (§8.2)
+	renewMost    = 55 * time.Second        // §8.2: at least every 60 s
 	renewLeast   = 45 * time.Second
 	retryFirst   = 200 * time.Millisecond
 	retryMost    = 30 * time.Second
@@ -274,14 +275,18 @@ func (a *Agent) renew(ctx context.Context, t *live, s session) error {
 
 // renewHedged is renew, but without a reply after hedgeAfter it proves the
 // identity a second time, by the hello of a fresh tunnel to the same address
-// (§8.2: within 3 s, also when the packets of the first vanish). When t never
-// replies, the fresh tunnel is returned to take its place; flows of a tunnel
-// that is only slow are kept.
+// (§8.2: within 3 s, also when the packets of the first vanish). When t has not
+// replied after deadAfter, and the fresh tunnel stands, that is returned to take
+// its place; flows of a tunnel that is only slow are kept.
 func (a *Agent) renewHedged(ctx context.Context, t *live, s session) (*live, error) {
 	_, gws, _ := a.want()
 	i := slices.IndexFunc(gws, func(g wire.GatewayRef) bool { return g.ID == t.gateway })
+	renewing, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	renewed := make(chan error, 1)
-	go func() { renewed <- a.renew(ctx, t, s) }()
+	go func() { renewed <- a.renew(renewing, t, s) }()
+	dead := time.NewTimer(deadAfter)
+	defer dead.Stop()
 	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
 	select {
@@ -302,16 +307,36 @@ func (a *Agent) renewHedged(ctx context.Context, t *live, s session) (*live, err
 		}
 		dialed <- spare
 	}()
-	err := <-renewed
+	var spare Tunnel
+	var err error
+	wait := dialed // nil once it has given its answer
+	for replied := false; !replied; {
+		var late <-chan time.Time
+		if spare != nil {
+			late = dead.C
+		}
+		select {
+		case err = <-renewed:
+			replied = true
+		case spare = <-wait:
+			wait = nil
+		case <-late:
+			giveUp()
+			err, replied = <-renewed, true
+		}
+	}
 	var no *carrier.RefusedError
-	if err == nil || ctx.Err() != nil || errors.As(err, &no) {
+	keep := err == nil || ctx.Err() != nil || errors.As(err, &no) // t, or nothing
+	if keep {
 		stop()
 	}
-	spare := <-dialed // within dialTimeout
+	if wait != nil {
+		spare = <-wait // within dialTimeout
+	}
 	switch {
 	case spare == nil:
 		return nil, err
-	case err == nil || ctx.Err() != nil || errors.As(err, &no):
+	case keep:
 		spare.Close()
 		return nil, err
 	}

@@ -22,15 +22,24 @@ func InNamespace(cmd *exec.Cmd) {
 // Kernel makes packets vanish on the loopback of a namespace, by nftables.
 type Kernel struct{ port int }
 
-// NewKernel prepares the namespace that the process runs in, which must be its
-// own: it brings up the loopback. What vanishes are packets from and to the TCP
-// port, on their way in: their sender's kernel knows nothing of it.
-func NewKernel(port int) (*Kernel, error) {
+// Up brings up the loopback of the namespace that the process runs in, which
+// must be its own.
+func Up() error {
 	if links, err := os.ReadFile("/proc/net/route"); err != nil || strings.Count(string(links), "\n") > 1 {
-		return nil, errors.Join(errors.New("prepare namespace: this one has routes (it must be the program's own)"), err)
+		return errors.Join(errors.New("prepare namespace: this one has routes (it must be the program's own)"), err)
 	}
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("bring up loopback: %w: %s", err, out)
+		return fmt.Errorf("bring up loopback: %w: %s", err, out)
+	}
+	return nil
+}
+
+// NewKernel prepares the namespace that the process runs in; see [Up]. What
+// vanishes are packets from and to the TCP port, on their way in: their sender's
+// kernel knows nothing of it.
+func NewKernel(port int) (*Kernel, error) {
+	if err := Up(); err != nil {
+		return nil, err
 	}
 	return &Kernel{port}, nft(`
 table inet badpath {

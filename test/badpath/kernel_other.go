@@ -15,6 +15,9 @@ func InNamespace(*exec.Cmd) {}
 // Kernel is of Linux only.
 type Kernel struct{}
 
+// Up fails.
+func Up() error { return errLinux }
+
 // NewKernel fails.
 func NewKernel(int) (*Kernel, error) { return nil, errLinux }
 
