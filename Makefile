@@ -6,13 +6,18 @@ LINT    := $(GO) tool -modfile=tools/go.mod
 FUZZTIME ?= 2s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long check lint generate bench bench-budget needs fuzz
+.PHONY: help build cross demo test test-long check lint generate bench bench-budget needs fuzz
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## write bin/yumen, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/yumen ./cmd/yumen
+
+cross: ## build the agent's program for every system that it is for
+	@for s in linux/amd64 linux/arm64 windows/amd64 windows/arm64 darwin/amd64 darwin/arm64; do \
+	  echo bin/yumen-$$s; GOOS=$${s%/*} GOARCH=$${s#*/} CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/yumen-$${s%/*}-$${s#*/} ./cmd/yumen || exit 1; \
+	done
 
 demo: build ## run gateway, control center, agent and an application on this machine
 	bin/yumen demo $(ARGS)
@@ -49,6 +54,7 @@ bench: build ## the figures of the design, with peers side by side
 	bench/http/run.sh
 	$(GO) test -run="^$$" -bench=Guard -benchtime=1x -v ./bpf
 	$(GO) run ./bench/tlcp
+	YUMEN_BIN=$(CURDIR)/bin/yumen $(GO) run -C bench/tunnel .
 
 bench-budget: build ## the 3 seconds of clauses 7.2 and 9.2: every link and table, in every situation (12 minutes, quiet machine)
 	$(GO) build -o bin/bench-budget ./bench/budget

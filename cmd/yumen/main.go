@@ -102,8 +102,8 @@ Start with:  yumen demo`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(gatewayCmd(), controlCmd(), agentCmd(), enrollCmd(), demoCmd(), appCmd(),
-		statusCmd(), outboxCmd(), auditCmd(), sessionsCmd(), guardCmd(), policyCmd(), configCmd(), certCmd(), doctorCmd(), explainCmd(), versionCmd())
+	root.AddCommand(agentCmd(), enrollCmd(), certCmd(), explainCmd(), versionCmd())
+	root.AddCommand(roleCmds()...)
 	return root
 }
 
