@@ -192,6 +192,7 @@ func (c *Config) complete() {
 	at(&c.Admin.Socket, filepath.Join(c.StateDir, "admin.sock"))
 	at(&c.Outbox.Dir, filepath.Join(c.StateDir, "outbox"))
 	at(&c.Audit.Dir, filepath.Join(c.StateDir, "audit"))
+	at(&c.Proxy.AssertionKeyFile, filepath.Join(c.StateDir, "assertion.key"))
 	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
 	at(&c.Audit.Rights.Socket, "")
 	if c.Guard != nil {

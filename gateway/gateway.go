@@ -247,6 +247,9 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	pc := cfg.Proxy
 	pc.GatewayID, pc.Access, pc.Apps = g.id, g.access, s.apps
 	pc.Authenticate, pc.Coalesces = authenticator{g}, g.coalesces
+	if pc.AssertionKeys, err = assertionKeys(pc.AssertionKeyFile); err != nil {
+		return err
+	}
 	pc.Forwarders = proxy.Forwarders{Networks: networks(cfg.Forwarders.Headers), Field: cfg.Forwarders.Field}
 	if pc.Handlers, err = g.handlers(cfg); err != nil {
 		return err

@@ -227,6 +227,7 @@ func (c *Config) restartNeeded(old *Config) error {
 	fixed("name", c.Name == old.Name)
 	fixed("crypto.profile", c.Crypto.Profile.String() == old.Crypto.Profile.String()) // links and connections that stand have it
 	fixed("proxy.limits", c.Proxy.Limits == old.Proxy.Limits)
+	fixed("proxy.assertion_key_file", c.Proxy.AssertionKeyFile == old.Proxy.AssertionKeyFile)
 	fixed("proxy.allow_no_sni", c.Proxy.AllowNoSNI == old.Proxy.AllowNoSNI)
 	fixed("tunnel", c.Tunnel == old.Tunnel)
 	fixed("control", (c.Control == nil) == (old.Control == nil) && (c.Control == nil || *c.Control == *old.Control))

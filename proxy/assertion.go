@@ -59,30 +59,35 @@ type claims struct {
 	ID       string `json:"jti"`
 }
 
-func newAssertions(key crypto.Signer, gatewayID string, now func() time.Time) (*assertions, error) {
-	if key == nil {
+// newAssertions signs with the first key and publishes all of them.
+func newAssertions(keys []crypto.Signer, gatewayID string, now func() time.Time) (*assertions, error) {
+	if len(keys) == 0 {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, fmt.Errorf("make assertion key: %w", err)
 		}
-		key = k
+		keys = []crypto.Signer{k}
 	}
-	pub, ok := key.Public().(*ecdsa.PublicKey)
-	if !ok || pub.Curve != elliptic.P256() {
-		return nil, errors.New("use assertion key: a P-256 key is needed")
+	var set jose.JSONWebKeySet
+	for _, key := range keys {
+		pub, ok := key.Public().(*ecdsa.PublicKey)
+		if !ok || pub.Curve != elliptic.P256() {
+			return nil, errors.New("use assertion key: a P-256 key is needed")
+		}
+		jwk := jose.JSONWebKey{Key: pub, Algorithm: string(jose.ES256), Use: "sig"}
+		print, err := jwk.Thumbprint(crypto.SHA256)
+		if err != nil {
+			return nil, fmt.Errorf("name assertion key: %w", err)
+		}
+		jwk.KeyID = base64.RawURLEncoding.EncodeToString(print[:12])
+		set.Keys = append(set.Keys, jwk)
 	}
-	jwk := jose.JSONWebKey{Key: pub, Algorithm: string(jose.ES256), Use: "sig"}
-	print, err := jwk.Thumbprint(crypto.SHA256)
-	if err != nil {
-		return nil, fmt.Errorf("name assertion key: %w", err)
-	}
-	jwk.KeyID = base64.RawURLEncoding.EncodeToString(print[:12])
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: cryptosigner.Opaque(key)},
-		(&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", jwk.KeyID))
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: cryptosigner.Opaque(keys[0])},
+		(&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", set.Keys[0].KeyID))
 	if err != nil {
 		return nil, fmt.Errorf("use assertion key: %w", err)
 	}
-	jwks, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{jwk}})
+	jwks, err := json.Marshal(set)
 	if err != nil {
 		return nil, fmt.Errorf("publish assertion key: %w", err)
 	}

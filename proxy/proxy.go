@@ -54,7 +54,11 @@ type Config struct {
 	HTTP2Engine string `yaml:"http2_engine"`
 
 	// Forwarders are those whose fields name the client. Default: none.
-	Forwarders   Forwarders     `yaml:"-"`
+	Forwarders Forwarders `yaml:"-"`
+	// AssertionKeyFile holds AssertionKeys; whoever makes the Config reads it.
+	// Default assertion.key in the state folder.
+	AssertionKeyFile string `yaml:"assertion_key_file"`
+
 	GatewayID    string         `yaml:"-"` // required: the issuer of assertions, and the loop mark
 	Access       *access.Access `yaml:"-"` // required
 	Apps         *apps.Registry `yaml:"-"` // required
@@ -63,14 +67,14 @@ type Config struct {
 	// WebSocket to host (RFC 9113 §9.1.1). Browsers that share a connection so
 	// come back on another one after a 421, but not for a WebSocket. Default: none
 	// may.
-	Coalesces    func(sni, host string) bool `yaml:"-"`
-	Handlers     []Handler                   `yaml:"-"` // pages of the gateway's own: sign-in, interfaces
-	AssertionKey crypto.Signer               `yaml:"-"` // P-256, signs identity assertions; default: a fresh one
-	Alerts       alert.Sink                  `yaml:"-"` // default alert.Discard
-	Audit        audit.Sink                  `yaml:"-"` // default audit.Discard
-	Logger       *zap.Logger                 `yaml:"-"` // default none
-	Registerer   prometheus.Registerer       `yaml:"-"` // default none
-	Now          func() time.Time            `yaml:"-"` // default time.Now
+	Coalesces     func(sni, host string) bool `yaml:"-"`
+	Handlers      []Handler                   `yaml:"-"` // pages of the gateway's own: sign-in, interfaces
+	AssertionKeys []crypto.Signer             `yaml:"-"` // P-256: the first signs identity assertions, all are published; default: a fresh one
+	Alerts        alert.Sink                  `yaml:"-"` // default alert.Discard
+	Audit         audit.Sink                  `yaml:"-"` // default audit.Discard
+	Logger        *zap.Logger                 `yaml:"-"` // default none
+	Registerer    prometheus.Registerer       `yaml:"-"` // default none
+	Now           func() time.Time            `yaml:"-"` // default time.Now
 }
 
 // The engines of HTTP/2.
@@ -226,7 +230,7 @@ func build(cfg Config, g gate) (*Proxy, error) {
 	if p.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("build proxy: %w", err)
 	}
-	if p.assertion, err = newAssertions(cfg.AssertionKey, cfg.GatewayID, cfg.Now); err != nil {
+	if p.assertion, err = newAssertions(cfg.AssertionKeys, cfg.GatewayID, cfg.Now); err != nil {
 		return nil, fmt.Errorf("build proxy: %w", err)
 	}
 	p.h1 = h1.New(h1.Config{
