@@ -100,7 +100,7 @@ func (g *Gateway) loadGrants(ctx context.Context, deltas []*Delta) {
 // been valid when it signed: it lives shorter than a list may have to serve.
 func (g *Gateway) loadList(name wire.ListName) *list {
 	stored := g.state.of(name)
-	if stored.File == "" {
+	if stored.File == "" || stored.Head == "" { // an older version wrote it otherwise: it comes anew
 		return nil
 	}
 	file, err := g.state.open(stored)
@@ -109,13 +109,8 @@ func (g *Gateway) loadList(name wire.ListName) *list {
 		return nil
 	}
 	defer file.f.Close()
-	l, err := g.verifier.read(file, name, Floor{}, signingTime(file.first))
+	l, err := g.verifier.read(file, name, Floor{}, origin{signedAt: signingTime(file.first), stored: true})
 	var refused *ListError
-	if expired := errors.As(err, &refused) && refused.Reason == reason.ListExpired; err == nil || expired {
-		if e := file.whole(); e != nil {
-			err = e
-		}
-	}
 	switch {
 	case errors.As(err, &refused) && refused.Reason == reason.ListExpired:
 		g.log.Warn("stored list has expired", zap.String("list", string(name)))

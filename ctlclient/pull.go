@@ -92,7 +92,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 	d := g.state.download()
 	defer d.drop()
 	body := &stallReader{r: resp.Body, limit: g.cfg.RequestTimeout, stop: cancel}
-	l, err := g.verifier.read(io.TeeReader(body, d), name, floor, g.cfg.Now)
+	l, err := g.verifier.read(io.TeeReader(body, d), name, floor, arriving(g.cfg.Now))
 	body.stopWatch()
 	v := verified{name: name, list: l, down: d, since: since, whole: whole, arrived: arrived, done: make(chan struct{})}
 	if err != nil && !errors.As(err, &v.err) {

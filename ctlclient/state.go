@@ -56,7 +56,7 @@ type storedList struct {
 	Highest uint64 `json:"highest,string"`
 	Digest  string `json:"digest,omitempty"` // of the rows of the list of version Highest, when it came whole
 	File    string `json:"file,omitempty"`
-	SM3     string `json:"sm3,omitempty"`           // of the file
+	Head    string `json:"head,omitempty"`          // SM3 of the file's first line, the manifest, which vouches for the rest
 	Deltas  string `json:"deltas,omitempty"`        // file of the deltas since, grants only
 	Since   uint64 `json:"since,string,omitempty"`  // policies only: deltas up to this version are in its locks
 	Stored  uint64 `json:"stored,string,omitempty"` // version of the file
@@ -183,9 +183,10 @@ func (s *state) deltas() ([][]byte, error) {
 // write, so that a full disk does not keep a revocation from being applied;
 // the error shows when the list is stored.
 type download struct {
-	f   *os.File
-	sum hash.Hash
-	err error
+	f    *os.File
+	sum  hash.Hash // of the first line
+	head bool      // the first line has ended
+	err  error
 }
 
 func (s *state) download() *download {
@@ -195,7 +196,11 @@ func (s *state) download() *download {
 }
 
 func (d *download) Write(p []byte) (int, error) {
-	d.sum.Write(p)
+	if !d.head {
+		first, _, ended := bytes.Cut(p, []byte{'\n'})
+		d.sum.Write(first)
+		d.head = ended
+	}
 	if d.err == nil {
 		_, d.err = d.f.Write(p)
 	}
@@ -233,7 +238,7 @@ func (s *state) store(name wire.ListName, version uint64, digest string, since u
 	mark := strings.TrimPrefix(filepath.Base(d.f.Name()), "incoming-")
 	next := storedList{
 		Highest: version, Digest: digest, Stored: version, Since: since,
-		File: fmt.Sprintf("%s-%d-%s", name, version, mark), SM3: hex.EncodeToString(d.sum.Sum(nil)),
+		File: fmt.Sprintf("%s-%d-%s", name, version, mark), Head: hex.EncodeToString(d.sum.Sum(nil)),
 	}
 	if name == wire.GrantsList {
 		next.Deltas = fmt.Sprintf("deltas-%d-%s", version, mark)

@@ -67,7 +67,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 // Grants reads an access grant list. It returns a [*ListError], and nothing of
 // the list, unless every byte is right.
 func (v *Verifier) Grants(r io.Reader, floor Floor) (*Grants, error) {
-	l, err := v.read(r, wire.GrantsList, floor, v.cfg.Now)
+	l, err := v.read(r, wire.GrantsList, floor, arriving(v.cfg.Now))
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (v *Verifier) Grants(r io.Reader, floor Floor) (*Grants, error) {
 
 // Policies reads a policy list, like [Verifier.Grants].
 func (v *Verifier) Policies(r io.Reader, floor Floor) (*Policies, error) {
-	l, err := v.read(r, wire.PoliciesList, floor, v.cfg.Now)
+	l, err := v.read(r, wire.PoliciesList, floor, arriving(v.cfg.Now))
 	if err != nil {
 		return nil, err
 	}
@@ -102,15 +102,25 @@ func (l *list) policies() *Policies {
 	return &Policies{Version: l.manifest.Version, Digest: l.digest, NotAfter: l.notAfter, Rows: l.rules, BadRows: l.badRules, Locks: l.manifest.Locks, Faults: l.faults}
 }
 
-// read is the walk of a list. signedAt is the time at which the signer's
-// certificate must be valid: now for what arrives, the time of signing for what
-// this gateway has taken and stored itself.
+// origin is where a list comes from.
+type origin struct {
+	// signedAt is the time at which the signer's certificate must be valid: now for
+	// what arrives, the time of signing for what this gateway has stored itself.
+	signedAt func() time.Time
+	// stored: this gateway has taken the list before. Its manifest is verified
+	// again, and vouches for the bytes of each page.
+	stored bool
+}
+
+func arriving(now func() time.Time) origin { return origin{signedAt: now} }
+
+// read is the walk of a list.
 //
 //	1 the manifest: signer, receiver, kind, version, life
 //	2 each page: length and hash, then signature and seal, then rows
 //	3 nothing missing, nothing behind
 //	4 the same version has the same content
-func (v *Verifier) read(r io.Reader, want wire.ListName, floor Floor, signedAt func() time.Time) (*list, error) {
+func (v *Verifier) read(r io.Reader, want wire.ListName, floor Floor, from origin) (*list, error) {
 	refuse := func(why reason.Reason, format string, args ...any) (*list, error) {
 		return nil, &ListError{List: want, Reason: why, Err: fmt.Errorf(format, args...)}
 	}
@@ -121,7 +131,7 @@ func (v *Verifier) read(r io.Reader, want wire.ListName, floor Floor, signedAt f
 	if err != nil {
 		return nil, in.fault(want, "manifest", err)
 	}
-	head, err := v.openManifest(line, signedAt)
+	head, err := v.openManifest(line, from.signedAt)
 	if err != nil {
 		return nil, listFault(want, "manifest", err)
 	}
@@ -145,13 +155,21 @@ func (v *Verifier) read(r io.Reader, want wire.ListName, floor Floor, signedAt f
 	}
 
 	// 2
-	pages, err := v.pageReceiver(head, signedAt)
+	pages, err := v.pageReceiver(head, from.signedAt)
 	if err != nil {
 		return refuse(reason.InternalError, "%w", err)
 	}
 	sum := &contentSum{}
-	done, err := v.pages(in, want, pages, m.Pages)
-	total := 0
+	open := pages.Open
+	if from.stored {
+		open = pages.OpenVouched
+	}
+	done, err := v.pages(in, want, open, m.Pages)
+	total, rows := 0, 0
+	for i := range done {
+		rows += len(done[i].rows)
+	}
+	l.rows, sum.rows = make([]GrantRow, 0, rows), make([][32]byte, 0, rows+len(m.Locks))
 	for i := range done {
 		p := &done[i]
 		if p.err != nil {
@@ -251,7 +269,7 @@ func (l *list) add(p *page, before int) {
 // pages reads the pages of the manifest, on a few processors at once: of a list
 // of any size as many pages are held as are being opened. What was read before
 // a fault is returned with it; a page that is refused comes before the fault.
-func (v *Verifier) pages(in *lineReader, want wire.ListName, r *envelope.Receiver, all []wire.ManifestPage) ([]page, error) {
+func (v *Verifier) pages(in *lineReader, want wire.ListName, open opener, all []wire.ManifestPage) ([]page, error) {
 	done := make([]page, len(all))
 	free := make(chan struct{}, min(runtime.GOMAXPROCS(0), 4))
 	var workers sync.WaitGroup
@@ -268,7 +286,7 @@ func (v *Verifier) pages(in *lineReader, want wire.ListName, r *envelope.Receive
 		line, to := bytes.Clone(line), &done[i]
 		free <- struct{}{}
 		workers.Go(func() {
-			*to = v.page(want, r, line)
+			*to = v.page(want, open, line)
 			<-free
 		})
 	}
@@ -277,17 +295,20 @@ func (v *Verifier) pages(in *lineReader, want wire.ListName, r *envelope.Receive
 }
 
 // page opens one page.
-func (v *Verifier) page(want wire.ListName, r *envelope.Receiver, line []byte) (p page) {
-	p.n, p.err = v.readPage(&p, want, r, line)
+func (v *Verifier) page(want wire.ListName, open opener, line []byte) (p page) {
+	p.n, p.err = v.readPage(&p, want, open, line)
 	return p
 }
 
-func (v *Verifier) readPage(l *page, want wire.ListName, r *envelope.Receiver, line []byte) (int, error) {
+// opener opens the envelope of a page.
+type opener func(raw []byte, types ...string) (*envelope.Message, error)
+
+func (v *Verifier) readPage(l *page, want wire.ListName, open opener, line []byte) (int, error) {
 	var gatewayID, deviceID string
 	var bad []wire.RowError
 	var good int
 	if want == wire.GrantsList {
-		m, err := r.Open(line, "T6")
+		m, err := open(line, "T6")
 		if err != nil {
 			return 0, err
 		}
@@ -315,7 +336,7 @@ func (v *Verifier) readPage(l *page, want wire.ListName, r *envelope.Receiver, l
 			l.digests = append(l.digests, digest)
 		}
 	} else {
-		m, err := r.Open(line, "T8")
+		m, err := open(line, "T8")
 		if err != nil {
 			return 0, err
 		}

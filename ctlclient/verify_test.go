@@ -59,7 +59,7 @@ func TestS4_S5_ListsThatAreRefusedWhole(t *testing.T) {
 	raw := w.make(good)
 	lines := bytes.SplitAfter(raw, []byte("\n"))
 	join := func(l ...[]byte) []byte { return bytes.Join(l, nil) }
-	ok, err := w.verifier(nil).read(bytes.NewReader(raw), wire.GrantsList, Floor{}, time.Now)
+	ok, err := w.verifier(nil).read(bytes.NewReader(raw), wire.GrantsList, Floor{}, arriving(time.Now))
 	must(t, err)
 
 	tests := []struct {
@@ -131,7 +131,7 @@ func TestS4_S5_ListsThatAreRefusedWhole(t *testing.T) {
 func TestS4_TheSameContentInOtherPagesIsTaken(t *testing.T) {
 	w := newWorld(t)
 	a, b := grantRow(1, "APP00000001"), grantRow(2)
-	one, err := w.verifier(nil).read(bytes.NewReader(w.grants(5, a, b)), wire.GrantsList, Floor{}, time.Now)
+	one, err := w.verifier(nil).read(bytes.NewReader(w.grants(5, a, b)), wire.GrantsList, Floor{}, arriving(time.Now))
 	must(t, err)
 	again := w.make(listSpec{name: wire.GrantsList, version: 5, life: 2 * time.Hour, pages: [][]string{{b}, {a}}})
 	g, err := w.verifier(nil).Grants(bytes.NewReader(again), Floor{5, one.digest})

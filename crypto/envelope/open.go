@@ -113,6 +113,47 @@ func (r *Receiver) Open(raw []byte, types ...string) (*Message, error) {
 	return m, nil
 }
 
+// OpenVouched is Open for an envelope whose very bytes a signature that the
+// caller has verified vouches for, and that was opened by [Receiver.Open] once:
+// its own signature is not verified again, nor is the form of what is in it,
+// which the caller's reader checks. The Message has no Digest.
+func (r *Receiver) OpenVouched(raw []byte, types ...string) (*Message, error) {
+	m, rejected := r.openVouched(raw, types)
+	if rejected != nil {
+		return nil, rejected
+	}
+	return m, nil
+}
+
+func (r *Receiver) openVouched(raw []byte, types []string) (*Message, *RejectedError) {
+	if len(raw) > r.cfg.MaxBytes {
+		return nil, reject(reason.MessageTooLarge, fmt.Errorf("%d bytes, at most %d", len(raw), r.cfg.MaxBytes))
+	}
+	e, h, rejected := parseOuter(raw)
+	if rejected != nil {
+		return nil, rejected
+	}
+	now := r.cfg.Now()
+	if rejected := r.accepts(h, types, now); rejected != nil {
+		return nil, rejected
+	}
+	cert, rejected := r.signer(h, now)
+	if rejected != nil {
+		return nil, rejected
+	}
+	body := bytes.Clone(e.Body)
+	if h.EncAlg == EncSM2SM4 {
+		header, err := canonical(e.Header)
+		if err == nil {
+			body, err = r.unseal(header, body)
+		}
+		if err != nil {
+			return nil, reject(reason.MessageSealed, err)
+		}
+	}
+	return &Message{Header: *h, Body: body, Signer: cert}, nil
+}
+
 func (r *Receiver) open(raw []byte, types []string) (*Message, *RejectedError) {
 	// 1 Size, before a byte is parsed; then form.
 	if len(raw) > r.cfg.MaxBytes {
@@ -125,23 +166,8 @@ func (r *Receiver) open(raw []byte, types []string) (*Message, *RejectedError) {
 
 	// 2 What the header says against what the configuration accepts.
 	now := r.cfg.Now()
-	switch {
-	case h.SigAlg != SigSM2SM3:
-		return nil, reject(reason.MessageAlgorithm, fmt.Errorf("header sigAlg: %q", clip(h.SigAlg)))
-	case h.EncAlg != EncNone && h.EncAlg != EncSM2SM4:
-		return nil, reject(reason.MessageAlgorithm, fmt.Errorf("header encAlg: %q", clip(h.EncAlg)))
-	case h.EncAlg == EncNone && r.cfg.RequireSealed:
-		return nil, reject(reason.MessageAlgorithm, errors.New("the body is plain, and must be sealed here"))
-	case h.EncAlg == EncSM2SM4 && r.cfg.Decrypter == nil:
-		return nil, reject(reason.MessageAlgorithm, errors.New("the body is sealed, and must be plain here"))
-	case h.Receiver != r.cfg.ID:
-		return nil, reject(reason.MessageReceiver, fmt.Errorf("it is for %s, not for %s", clip(h.Receiver), r.cfg.ID))
-	case len(types) > 0 && !slices.Contains(types, h.MsgType):
-		return nil, reject(reason.MessageInvalid, fmt.Errorf("message type %s where %v is accepted", h.MsgType, types))
-	}
-	sent, _ := h.time() // checked by parse
-	if off := now.Sub(sent); r.cfg.Skew > 0 && off.Abs() > r.cfg.Skew {
-		return nil, reject(reason.MessageSkew, fmt.Errorf("sent %s from our time, at most %s", off.Round(time.Second), r.cfg.Skew))
+	if rejected := r.accepts(h, types, now); rejected != nil {
+		return nil, rejected
 	}
 
 	// 3 Who signed.
@@ -176,11 +202,38 @@ func (r *Receiver) open(raw []byte, types []string) (*Message, *RejectedError) {
 	return &Message{Header: *h, Body: body, Signer: cert, Digest: digest(h, body)}, nil
 }
 
+// accepts compares what the header says with what the configuration accepts.
+func (r *Receiver) accepts(h *Header, types []string, now time.Time) *RejectedError {
+	switch {
+	case h.SigAlg != SigSM2SM3:
+		return reject(reason.MessageAlgorithm, fmt.Errorf("header sigAlg: %q", clip(h.SigAlg)))
+	case h.EncAlg != EncNone && h.EncAlg != EncSM2SM4:
+		return reject(reason.MessageAlgorithm, fmt.Errorf("header encAlg: %q", clip(h.EncAlg)))
+	case h.EncAlg == EncNone && r.cfg.RequireSealed:
+		return reject(reason.MessageAlgorithm, errors.New("the body is plain, and must be sealed here"))
+	case h.EncAlg == EncSM2SM4 && r.cfg.Decrypter == nil:
+		return reject(reason.MessageAlgorithm, errors.New("the body is sealed, and must be plain here"))
+	case h.Receiver != r.cfg.ID:
+		return reject(reason.MessageReceiver, fmt.Errorf("it is for %s, not for %s", clip(h.Receiver), r.cfg.ID))
+	case len(types) > 0 && !slices.Contains(types, h.MsgType):
+		return reject(reason.MessageInvalid, fmt.Errorf("message type %s where %v is accepted", h.MsgType, types))
+	}
+	sent, _ := h.time() // checked by parse
+	if off := now.Sub(sent); r.cfg.Skew > 0 && off.Abs() > r.cfg.Skew {
+		return reject(reason.MessageSkew, fmt.Errorf("sent %s from our time, at most %s", off.Round(time.Second), r.cfg.Skew))
+	}
+	return nil
+}
+
 // parse takes an envelope apart and checks the form of its header.
 func parse(raw []byte) (*outer, *Header, *RejectedError) {
 	if err := strict(raw); err != nil {
 		return nil, nil, reject(reason.MessageMalformed, err)
 	}
+	return parseOuter(raw)
+}
+
+func parseOuter(raw []byte) (*outer, *Header, *RejectedError) {
 	var e outer
 	if err := json.Unmarshal(raw, &e, json.RejectUnknownMembers(true)); err != nil {
 		return nil, nil, reject(reason.MessageMalformed, err)
