@@ -52,7 +52,7 @@ bench: build ## the figures of the design, with peers side by side
 	@test/needs.sh bench
 	$(GO) test -run='^$$' -bench=. -benchmem ./bench/access/...
 	bench/http/run.sh
-	$(GO) test -run="^$$" -bench=Guard -benchtime=1x -v ./bpf
+	$(GO) run ./bench/xdp
 	$(GO) run ./bench/tlcp
 	YUMEN_BIN=$(CURDIR)/bin/yumen $(GO) run -C bench/tunnel .
 

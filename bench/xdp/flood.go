@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -69,8 +70,6 @@ func newFlood(frame []byte, core int) (*flood, error) {
 
 // send puts n packets on the wire.
 func (f *flood) send(n int) error {
-	ctx := make([]byte, 24)
-	binary.NativeEndian.PutUint32(ctx[4:], uint32(len(f.frame)))
 	opts := &ebpf.RunOptions{Data: f.frame, Repeat: uint32(n), Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, BatchSize: 64}
 	_, err := f.prog.Run(opts)
 	if err != nil {
@@ -79,9 +78,40 @@ func (f *flood) send(n int) error {
 	return nil
 }
 
-// pace sends rate packets a second until stop is closed, and returns how many.
-func (f *flood) pace(rate int, stop <-chan struct{}) (sent int, err error) {
-	const step = 64 * 16
+// pace sends rate packets like frame a second from h0, by a packet socket, until
+// stop is closed, and returns how many. It is for a thread that is outside.
+func pace(frame []byte, rate int, stop <-chan struct{}) (sent int, err error) {
+	out, err := index("h0")
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: out}); err != nil {
+		return 0, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+		return 0, err
+	}
+	const step = 64
+	type message struct { // struct mmsghdr
+		unix.Msghdr
+		sent uint32
+		_    [4]byte
+	}
+	frames := make([][]byte, step)
+	parts := make([]unix.Iovec, step)
+	all := make([]message, step)
+	for i := range all {
+		frames[i] = append([]byte{}, frame...)
+		parts[i].Base = &frames[i][0]
+		parts[i].SetLen(len(frame))
+		all[i].Iov = &parts[i]
+		all[i].SetIovlen(1)
+	}
 	start := time.Now()
 	for {
 		select {
@@ -91,13 +121,18 @@ func (f *flood) pace(rate int, stop <-chan struct{}) (sent int, err error) {
 		}
 		if ahead := time.Duration(sent)*time.Second/time.Duration(rate) - time.Since(start); ahead > 0 {
 			time.Sleep(ahead)
-		} else if ahead < -time.Second { // it cannot keep up: no burst afterwards
-			start = start.Add(-ahead)
+			continue
 		}
-		if err := f.send(step); err != nil {
-			return sent, err
+		for i := range frames {
+			binary.BigEndian.PutUint32(frames[i][26:], 16<<24|uint32(sent+i)*2654435761>>12) // another source each time
 		}
-		sent += step
+		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&all[0])), step, 0, 0, 0)
+		if e != 0 && e != unix.ENOBUFS && e != unix.EAGAIN {
+			return sent, os.NewSyscallError("sendmmsg", e)
+		}
+		if e == 0 {
+			sent += int(n)
+		}
 	}
 }
 

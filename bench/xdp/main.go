@@ -56,14 +56,14 @@ func machine() {
 	}
 	version := func(words ...string) string {
 		out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
-		if err != nil {
+		if len(out) == 0 && err != nil {
 			return words[0] + " absent"
 		}
 		first, _, _ := strings.Cut(string(out), "\n")
 		return strings.TrimSpace(first)
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("%s; Linux %s; %s; %s; load %s\n", model, unix.ByteSliceToString(u.Release[:]), version("nft", "--version"), version("xdp-filter", "--version"), strings.Join(strings.Fields(string(load))[:3], " "))
+	fmt.Printf("%s; Linux %s; %s; %s; load %s\n", model, unix.ByteSliceToString(u.Release[:]), version("nft", "--version"), version("xdp-filter", "status", "--version"), strings.Join(strings.Fields(string(load))[:3], " "))
 }
 
 // least returns the least and the median.

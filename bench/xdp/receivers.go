@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/yumen-zt/yumen/bpf"
 	"github.com/yumen-zt/yumen/bpf/nft"
@@ -30,7 +31,7 @@ type receiver struct {
 }
 
 func bareDrop() (*ebpf.Program, error) {
-	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: "bare_drop", Type: ebpf.XDP, License: "Dual MIT/GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
+	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: "bare_drop", Type: ebpf.XDP, AttachType: ebpf.AttachXDP, Flags: unix.BPF_F_XDP_HAS_FRAGS, License: "Dual MIT/GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
 }
 
 func attach(p *ebpf.Program, flags link.XDPAttachFlags) (func(), error) {
@@ -50,30 +51,9 @@ func attach(p *ebpf.Program, flags link.XDPAttachFlags) (func(), error) {
 // is left out, in its favour.
 func xdpFilter(kind string, ports ...uint16) func() (func(), error) {
 	return func() (func(), error) {
-		files, _ := filepath.Glob("/usr/lib/*/bpf/xdpfilt_alw_" + kind + ".o")
-		if len(files) == 0 {
-			return nil, fmt.Errorf("xdp-filter is not here (apt install xdp-tools)")
-		}
-		spec, err := ebpf.LoadCollectionSpec(files[0])
+		c, err := loadFilter(kind, ports...)
 		if err != nil {
 			return nil, err
-		}
-		for _, m := range spec.Maps {
-			m.Pinning = ebpf.PinNone
-		}
-		c, err := ebpf.NewCollection(spec)
-		if err != nil {
-			return nil, err
-		}
-		flags := make([]uint64, ebpf.MustPossibleCPU())
-		for i := range flags {
-			flags[i] = 1<<0 | 1<<1 | 1<<3 | 1<<4 | 1<<5 // source, destination, TCP, UDP
-		}
-		for _, port := range ports {
-			if err := c.Maps["filter_ports"].Put(uint32(port<<8|port>>8), flags); err != nil {
-				c.Close()
-				return nil, err
-			}
 		}
 		off, err := attach(c.Programs["xdpfilt_alw_"+kind], link.XDPDriverMode)
 		if err != nil {
@@ -82,6 +62,35 @@ func xdpFilter(kind string, ports ...uint16) func() (func(), error) {
 		}
 		return func() { off(); c.Close() }, nil
 	}
+}
+
+func loadFilter(kind string, ports ...uint16) (*ebpf.Collection, error) {
+	files, _ := filepath.Glob("/usr/lib/*/bpf/xdpfilt_alw_" + kind + ".o")
+	if len(files) == 0 {
+		return nil, fmt.Errorf("xdp-filter is not here (apt install xdp-tools)")
+	}
+	spec, err := ebpf.LoadCollectionSpec(files[0])
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+	}
+	c, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, err
+	}
+	flags := make([]uint64, ebpf.MustPossibleCPU())
+	for i := range flags {
+		flags[i] = 1<<0 | 1<<1 | 1<<3 | 1<<4 | 1<<5 // source, destination, TCP, UDP
+	}
+	for _, port := range ports {
+		if err := c.Maps["filter_ports"].Put(uint32(port<<8|port>>8), flags); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // nftIngress drops at the device whoever is not in a set.

@@ -465,7 +465,7 @@ GLOBAL int make_known(struct packet *p)
 	for (int half = 0; half < 2; half++) {
 		index = known_word(h, t, half);
 		word = bpf_map_lookup_elem(&known, &index);
-		if (word)
+		if (word && (*word & mask) != mask)
 			__sync_fetch_and_or(word, mask);
 	}
 	return 0;
@@ -919,7 +919,8 @@ static __always_inline int admit_tcp(struct xdp_md *ctx, struct packet *p, const
 
 static __always_inline int admit_udp(struct xdp_md *ctx, struct packet *p, const struct tuning *t)
 {
-	int v = V_UNAUTHORIZED, own = 0; /* a port of the gateway's, that no answer comes to */
+	int v = V_UNAUTHORIZED, token = port_in(settings.udp_token, p->port);
+	int own = token; /* a port of the gateway's, that no answer comes to */
 
 	if (settings.knock_port && p->port == bpf_htons(settings.knock_port)) {
 		v = knock(ctx, p);
@@ -929,20 +930,17 @@ static __always_inline int admit_udp(struct xdp_md *ctx, struct packet *p, const
 	}
 	if (port_in(settings.udp_published, p->port))
 		return V_PUBLISHED;
-	if (is_openable(p->port)) {
+	if (token || is_openable(p->port)) {
 		__u64 h = source_hash(p, t);
 		int o = is_known(h, t) ? find_opening(p, t, h) : V_NONE;
 
 		if (o != V_NONE)
 			return o;
 	}
-	if (port_in(settings.udp_token, p->port)) {
-		if (p->payload + TOKEN_BYTES <= p->end) {
-			v = first_packet(ctx, p, p->end - TOKEN_BYTES);
-			if (v == V_TOKEN)
-				return v;
-		}
-		own = 1;
+	if (token && p->payload + TOKEN_BYTES <= p->end) {
+		v = first_packet(ctx, p, p->end - TOKEN_BYTES);
+		if (v == V_TOKEN)
+			return v;
 	}
 	if (!own && bpf_ntohs(p->port) >= FIRST_CLIENT && is_reply(ctx, p))
 		return V_REPLY;

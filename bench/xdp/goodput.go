@@ -1,0 +1,162 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/yumen-zt/yumen/bpf"
+)
+
+// goodput measures what an established TLS connection into the guarded
+// namespace carries when it is paced at half of what it can, and what of it a
+// flood on the other core leaves: behind the guard, and with nothing in front.
+func goodput(rate int, length time.Duration) error {
+	fmt.Printf("\nAn established TLS 1.3 connection, paced at half of its rate, under %d unauthorized UDP packets a second on the other core.\n\n", rate)
+	fmt.Println("| in front | unpaced MB/s | paced MB/s | under the flood | kept | flood sent, kpps |\n|---|---|---|---|---|---|")
+	for _, r := range []receiver{
+		{"guard, native", guard(bpf.Native, 0)}, {"guard, second tier (nftables)", secondTier},
+		{"nothing: the stack", func() (func(), error) { return func() {}, nil }},
+	} {
+		if err := goodputOf(r, rate, length); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+	}
+	return nil
+}
+
+func goodputOf(r receiver, rate int, length time.Duration) error {
+	p, err := newPlace()
+	if err != nil {
+		return err
+	}
+	cfg, err := selfSigned()
+	if err != nil {
+		return err
+	}
+	var mac net.HardwareAddr
+	var ln net.Listener
+	var off func()
+	err = p.in(p.inside, func() (err error) {
+		ifc, err := net.InterfaceByName("g0")
+		if err != nil {
+			return err
+		}
+		mac = ifc.HardwareAddr
+		if ln, err = tls.Listen("tcp", "10.77.0.1:443", cfg); err != nil {
+			return err
+		}
+		off, err = r.on()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer off()
+	defer ln.Close()
+	var got atomic.Int64
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		b := make([]byte, 64<<10)
+		for {
+			n, err := c.Read(b)
+			got.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	}()
+	var c net.Conn
+	if err := p.in(p.outside, func() (err error) {
+		c, err = tls.Dial("tcp", "10.77.0.1:443", &tls.Config{InsecureSkipVerify: true})
+		return err
+	}); err != nil {
+		return err
+	}
+	defer c.Close()
+	// carry sends for length at most bps bytes a second (0: all it can) and
+	// returns what arrived, in bytes a second.
+	carry := func(bps float64) (float64, error) {
+		b := make([]byte, 32<<10)
+		start, was, sent := time.Now(), got.Load(), 0
+		for time.Since(start) < length {
+			if bps > 0 {
+				if ahead := time.Duration(float64(sent)/bps*1e9) - time.Since(start); ahead > 0 {
+					time.Sleep(ahead)
+				}
+			}
+			if err := c.SetWriteDeadline(time.Now().Add(length)); err != nil {
+				return 0, err
+			}
+			n, err := c.Write(b)
+			if err != nil {
+				return 0, err
+			}
+			sent += n
+		}
+		return float64(got.Load()-was) / time.Since(start).Seconds(), nil
+	}
+	full, err := carry(0)
+	if err != nil {
+		return err
+	}
+	var calm, stormy []float64
+	var sent, took float64
+	for range 3 { // in turn, so that what else runs here meets both
+		n, err := carry(full / 2)
+		if err != nil {
+			return err
+		}
+		calm = append(calm, n)
+		stop, done := make(chan struct{}), make(chan error, 1)
+		start := time.Now()
+		go func() {
+			done <- p.in(p.outside, func() error {
+				if err := pin(1); err != nil {
+					return err
+				}
+				k, err := pace(frame(mac, [4]byte{16, 0, 0, 1}, 17, udp(53, 40000, make([]byte, 18))), rate, stop)
+				sent += float64(k)
+				return err
+			})
+		}()
+		n, err = carry(full / 2)
+		close(stop)
+		if err := errors.Join(err, <-done); err != nil {
+			return err
+		}
+		took += time.Since(start).Seconds()
+		stormy = append(stormy, n)
+	}
+	_, a := least(calm)
+	_, b := least(stormy)
+	fmt.Printf("| %s | %.0f | %.0f | %.0f | %.0f %% | %.0f |\n", r.name, full/1e6, a/1e6, b/1e6, 100*b/a, sent/took/1e3)
+	return nil
+}
+
+func selfSigned() (*tls.Config, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, nil
+}
