@@ -83,7 +83,7 @@ func TestHTTP3OnTheSamePort(t *testing.T) {
 }
 
 // crypto.profile gm has no UDP socket, and says so of a file that wants one.
-func TestGCR002_M4_NoQUICWithTheProfileGM(t *testing.T) {
+func TestGCR002_M5_NoQUICWithTheProfileGM(t *testing.T) {
 	w := newWorld(t)
 	w.config(oneApp + "crypto: {profile: gm}\n")
 	w.start()

@@ -281,7 +281,7 @@ func TestGCR002_M57_CutOfHTTP3BeforeTheAnswerSaysWhy(t *testing.T) {
 }
 
 // A client that takes streams back all the time is sent away.
-func TestS13_HTTP3RapidResetEndsTheConnection(t *testing.T) {
+func TestS25_HTTP3RapidResetEndsTheConnection(t *testing.T) {
 	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	c := f.rawQUIC(f.quicPort())
 	c.settings()

@@ -5,7 +5,7 @@ set -euo pipefail
 declare -A package=(
   [openssl]=openssl [curl]=curl [nginx]=nginx-light [redis-server]=redis-server [redis-cli]=redis-tools [ip]=iproute2
   [tshark]=tshark [nmap]=nmap [nft]=nftables [ping]=iputils-ping [clang-14]=clang-14 [llvm-strip]=llvm
-  [ssh]=openssh-client [sshd]=openssh-server [git]=git [dig]=bind9-dnsutils [dnsmasq]=dnsmasq-base [iperf3]=iperf3
+  [ssh]=openssh-client [sshd]=openssh-server [git]=git [dig]=bind9-dnsutils [dnsmasq]=dnsmasq-base [iperf3]=iperf3 [gtlsclient]=ngtcp2-client
 )
 if [ "${1:-}" = bench ]; then # the peers that are measured beside us
   package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [xdp-filter]=xdp-tools [openvpn]=openvpn)

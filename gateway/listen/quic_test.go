@@ -137,7 +137,7 @@ func TestQUICRoutesByALPNAndFace(t *testing.T) {
 
 // A flood of first packets takes no more memory than it may; strangers must
 // prove their address by a Retry then, and who does so is served.
-func TestS22_QUICFloodIsBoundedAndRetryServesTheOthers(t *testing.T) {
+func TestS21_S22_QUICFloodIsBoundedAndRetryServesTheOthers(t *testing.T) {
 	f := startQUIC(t, Limits{HalfOpen: 16, Handshake: 10 * time.Second})
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
