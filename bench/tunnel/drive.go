@@ -33,18 +33,18 @@ type driver struct {
 }
 
 // drive measures each subject rounds times, in turn.
-func drive(dir string, names []string, rounds int, mib int64, trips int) error {
+func drive(dir, server string, names []string, o options, warm bool) error {
 	e, err := openEnd(dir, "agent")
 	if err != nil {
 		return err
 	}
 	d := &driver{open: map[string]shared{}, out: os.Stdout}
-	if d.control, err = net.Dial("tcp", fmt.Sprintf("%s:%d", serverAddr, controlPort)); err != nil {
+	if d.control, err = net.Dial("tcp", net.JoinHostPort(server, fmt.Sprint(controlPort))); err != nil {
 		return err
 	}
 	for _, name := range names {
 		put, share := subject(name)
-		c, err := net.Dial("tcp", net.JoinHostPort(serverAddr, portOf(name)))
+		c, err := net.Dial("tcp", net.JoinHostPort(server, portOf(name)))
 		if err != nil {
 			return err
 		}
@@ -56,13 +56,16 @@ func drive(dir string, names []string, rounds int, mib int64, trips int) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	for r := range rounds + 1 {
+	for r := range o.rounds + 1 {
+		if r == 0 && !warm {
+			continue
+		}
 		order := slices.Clone(names)
 		if r%2 == 1 {
 			slices.Reverse(order)
 		}
 		for _, name := range order {
-			if err := d.measure(name, mib, trips, r > 0); err != nil { // the first round warms
+			if err := d.measure(name, int64(o.mib), o.trips, r > 0); err != nil { // the first round warms
 				return fmt.Errorf("%s: %w", name, err)
 			}
 		}

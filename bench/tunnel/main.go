@@ -25,6 +25,9 @@ func main() {
 	var o options
 	serveDir := flag.String("serve", "", "")
 	driveDir := flag.String("drive", "", "")
+	server := flag.String("server", serverAddr, "")
+	warm := flag.Bool("warm", true, "")
+	wg := flag.Bool("wireguard", false, "")
 	names := flag.String("subjects", strings.Join(subjects, ","), "what to measure, of "+strings.Join(subjects, " "))
 	flag.IntVar(&o.rounds, "rounds", 7, "rounds; each measures every subject once")
 	flag.IntVar(&o.mib, "mib", 256, "MiB of a bulk measurement")
@@ -37,7 +40,9 @@ func main() {
 	case *serveDir != "":
 		err = serve(*serveDir)
 	case *driveDir != "":
-		err = drive(*driveDir, strings.Split(*names, ","), o.rounds, int64(o.mib), o.trips)
+		err = drive(*driveDir, *server, strings.Split(*names, ","), o, *warm)
+	case *wg:
+		err = runWireGuard()
 	default:
 		err = run(o, strings.Split(*names, ","))
 	}
@@ -85,7 +90,7 @@ func run(o options, names []string) error {
 		}
 	}
 	if wants("reports") {
-		if err := reports(dir, t); err != nil {
+		if err := reports(t); err != nil {
 			return err
 		}
 	}
