@@ -68,6 +68,7 @@ type Config struct {
 	DHCP       bool           // answers of DHCP servers pass
 	Ping       bool           // echo requests pass, at the rate of ICMP
 	SYNToken   bool           // a SYN may carry a token
+	SYNCookies int            // packets a second to published ports from which on the guard answers SYNs itself; 0: never
 
 	Rate     Rate          // of one source to published ports; default: no limit
 	ICMP     Rate          // of one source, errors and echo replies; default 100/s, 200 at once
@@ -131,6 +132,9 @@ func (c *Config) Validate() error {
 		if n != 0 && (n < 16 || n > 16<<20) {
 			fault("sizes.%s: %d is not between 16 and 16777216", name, n)
 		}
+	}
+	if c.SYNCookies < 0 {
+		fault("syn_cookies: negative")
 	}
 	if c.FlowIdle != 0 && c.FlowIdle < time.Second {
 		fault("flow_idle: %v is below 1s", c.FlowIdle)

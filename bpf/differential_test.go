@@ -82,7 +82,14 @@ func newWorld(t testing.TB) (Config, *model) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { ln.Close(); c.Close(); far.Close(); u.Close(); d.Close(); own.Close() })
+		t.Cleanup(func() {
+			ln.Close()
+			c.Close()
+			far.Close()
+			u.Close()
+			d.Close()
+			own.Close()
+		})
 		local, remote := c.LocalAddr().(*net.TCPAddr).AddrPort(), ln.Addr().(*net.TCPAddr).AddrPort()
 		tcp[pair{local, remote}], tcp[pair{remote, local}] = true, true
 		udp[pair{u.LocalAddr().(*net.UDPAddr).AddrPort(), d.LocalAddr().(*net.UDPAddr).AddrPort()}] = true

@@ -127,6 +127,8 @@ type guardTuning struct {
 	DenyTrie6  uint32
 	Epoch      uint32
 	Samples    uint32
+	SynCookies uint32
+	Pad        uint32
 	KnownShift [2]uint32
 	Seed       [2]uint64
 }

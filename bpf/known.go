@@ -44,8 +44,9 @@ const (
 	tuneTrie4  = 2
 	tuneTrie6  = 3
 	tuneEpoch  = 4
-	tuneShift  = 6 // and 7
-	tuneSeed   = 4 // in 64-bit words
+	tuneCookie = 6
+	tuneShift  = 8 // and 9
+	tuneSeed   = 5 // in 64-bit words
 )
 
 const (

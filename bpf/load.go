@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -41,10 +42,12 @@ type Guard struct {
 	mode   Mode          // guarded by mu
 	pinned bool          // guarded by mu
 
-	sampled uint64        // drops at the last adjustment; for the goroutine of Run
-	sources int           // that the prefilter was filled with; for the goroutine of Run
-	shown   atomic.Uint64 // sources since then
-	stats   eventStats
+	sampled   uint64        // drops at the last adjustment; for the goroutine of Run
+	published uint64        // packets to published ports, then; for the goroutine of Run
+	stormy    time.Duration // when they were last many; for the goroutine of Run
+	sources   int           // that the prefilter was filled with; for the goroutine of Run
+	shown     atomic.Uint64 // sources since then
+	stats     eventStats
 }
 
 func (c *Config) folder() string { return filepath.Join(c.PinDir, "yumen", layout, c.Interface) }

@@ -24,6 +24,7 @@ const (
 	PassPermit      Verdict = 10
 	PassToken       Verdict = 11
 	PassPing        Verdict = 12
+	PassCookie      Verdict = 13 // a SYN that the guard answered
 )
 
 // Verdicts that drop it.
@@ -55,15 +56,17 @@ const (
 var passNames = map[Verdict]string{
 	PassARP: "arp", PassNeighbour: "neighbour", PassICMP: "icmp", PassDHCP: "dhcp", PassPublished: "published",
 	PassManagement: "management", PassEstablished: "established", PassReply: "reply", PassFlow: "flow",
-	PassPermit: "permit", PassToken: "token", PassPing: "ping",
+	PassPermit: "permit", PassToken: "token", PassPing: "ping", PassCookie: "cookie",
 }
 
-// Passed reports whether the packet went on.
+// Passed reports whether the packet went on, or was answered.
 func (v Verdict) Passed() bool { return v > 0 && v < DropMalformed }
 
-// Action returns "pass", "drop", or "take" for a knock.
+// Action returns "pass", "drop", "take" for a knock, or "answer" for a SYN.
 func (v Verdict) Action() string {
 	switch {
+	case v == PassCookie:
+		return "answer"
 	case v.Passed():
 		return "pass"
 	case v == TakeKnock:

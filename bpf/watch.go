@@ -152,6 +152,7 @@ func (g *Guard) adapt() error {
 	if err != nil {
 		return err
 	}
+	g.cookies(&c)
 	now := c.Dropped()
 	rate := (now - g.sampled) * uint64(time.Second/sampleEvery)
 	g.sampled = now
@@ -161,4 +162,37 @@ func (g *Guard) adapt() error {
 	}
 	g.tune.store32(tuneSample, mask)
 	return nil
+}
+
+// calmFor is how long the rate must be below a half before SYN cookies end.
+const calmFor = 5 * time.Second
+
+// cookies switches SYN cookies by the rate of what comes to published ports.
+func (g *Guard) cookies(c *Counters) {
+	var n uint64
+	for f := range c {
+		n += c[f][PassPublished] + c[f][PassCookie] + c[f][DropRate]
+	}
+	rate := (n - g.published) * uint64(time.Second/sampleEvery)
+	first := g.published == 0
+	g.published = n
+	limit := uint64(g.cfg.SYNCookies)
+	on := g.tune.load32(tuneCookie) != 0
+	switch {
+	case limit == 0:
+		if on { // of a configuration before
+			g.tune.store32(tuneCookie, 0)
+		}
+	case rate >= limit && !first:
+		g.stormy = Now()
+		if !on {
+			g.tune.store32(tuneCookie, 1)
+			g.log.Warn("guard answers SYNs by cookies", zap.Uint64("packets_per_second", rate))
+		}
+	case rate >= limit/2:
+		g.stormy = Now()
+	case on && Now()-g.stormy > calmFor:
+		g.tune.store32(tuneCookie, 0)
+		g.log.Info("guard leaves SYNs to the stack again")
+	}
 }

@@ -33,6 +33,7 @@ type GuardConfig struct {
 	Ping       bool     `yaml:"ping"`       // answer echo requests
 
 	Rate       int           `yaml:"rate"`        // packets a second of one source to published ports; default: no limit
+	SYNCookies int           `yaml:"syn_cookies"` // packets a second to published ports from which on the guard answers SYNs by cookies; default: never
 	TicketLife time.Duration `yaml:"ticket_life"` // of agents' tickets; default 1h
 	AlertRate  int           `yaml:"alert_rate"`  // drops a second that raise an alert; default 10000
 	Blocklists []string      `yaml:"blocklists"`  // files with an address or network a line
@@ -58,7 +59,7 @@ func (c *GuardConfig) complete() {
 // bpf returns the program's configuration.
 func (c *GuardConfig) bpf(log *zap.Logger) (bpf.Config, error) {
 	b := bpf.Config{
-		Interface: c.Interface, Mode: c.Mode, KnockPort: uint16(c.KnockPort), SYNToken: c.SYNToken, DHCP: c.DHCP, Ping: c.Ping, Rate: bpf.Rate{PerSecond: c.Rate, Burst: 2 * c.Rate},
+		Interface: c.Interface, Mode: c.Mode, KnockPort: uint16(c.KnockPort), SYNToken: c.SYNToken, DHCP: c.DHCP, Ping: c.Ping, Rate: bpf.Rate{PerSecond: c.Rate, Burst: 2 * c.Rate}, SYNCookies: c.SYNCookies,
 		Sizes:  bpf.Sizes{Denied: c.Sizes.Denied, Networks: c.Sizes.Networks, Tickets: c.Sizes.Tickets, Openings: c.Sizes.Openings},
 		PinDir: c.PinDir, Logger: log,
 	}

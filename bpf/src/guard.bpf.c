@@ -145,6 +145,7 @@ const struct knock_event *unused_knock_event __attribute__((unused));
 struct packet {
 	struct address source;
 	struct address destination;
+	__u16 ip_at;   /* offset of the IP header */
 	__u16 at;      /* offset of what is to be read next: at last, of the ports */
 	__u16 end;     /* offset behind the IP packet */
 	__u16 payload; /* offset of what the transport carries */
@@ -612,6 +613,129 @@ GLOBAL int is_reply(struct xdp_md *ctx, struct packet *p)
 	return yes;
 }
 
+/* ---- SYN cookies ---- */
+
+struct tcp_answer {
+	struct tcphdr tcp;
+	__u8 mss[4];
+};
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* cookie asks the listener for its SYN cookie (RFC 4987, 3.6) and fills in the
+ * answer's numbers. The kernel has none before the listener's queue is full, and
+ * takes no handshake up that it gave none for. Options but the size are lost. */
+static __always_inline int cookie(struct xdp_md *ctx, struct packet *p, const void *ip, __u32 ip_size, struct tcp_answer *a)
+{
+	struct bpf_sock_tuple tuple = {};
+	__u8 syn[60] = {};
+	struct bpf_sock *sk;
+	__u32 n = tuple_of(p, &tuple), size;
+	__s64 c;
+
+	size = p->payload - p->at;
+	if (size < sizeof(struct tcphdr) + 4 || size > sizeof(syn) || bpf_xdp_load_bytes(ctx, p->at, syn, size))
+		return 0;
+	sk = bpf_skc_lookup_tcp(ctx, &tuple, n, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	c = bpf_tcp_gen_syncookie(sk, (void *)ip, ip_size, (struct tcphdr *)syn, size);
+	bpf_sk_release(sk);
+	if (c < 0)
+		return 0;
+	a->tcp.source = p->port;
+	a->tcp.dest = p->source_port;
+	a->tcp.seq = bpf_htonl((__u32)c);
+	a->tcp.ack_seq = bpf_htonl(bpf_ntohl(((struct tcphdr *)syn)->seq) + 1);
+	a->tcp.doff = sizeof(*a) / 4;
+	a->tcp.syn = 1;
+	a->tcp.ack = 1;
+	a->tcp.window = bpf_htons(0xffff);
+	a->mss[0] = 2;
+	a->mss[1] = 4;
+	a->mss[2] = (__u8)(c >> 40);
+	a->mss[3] = (__u8)(c >> 32);
+	return 1;
+}
+
+/* answer turns a SYN into its SYN-ACK with a cookie. What it cannot answer goes
+ * on to the stack. */
+GLOBAL int answer(struct xdp_md *ctx, struct packet *p)
+{
+	__u8 ip[sizeof(struct ipv6hdr)] = {}, link[12], back[12];
+	struct tcp_answer a = {};
+	__u32 size, at, sum;
+
+	if (!p)
+		return V_MALFORMED;
+	size = p->family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	if (p->ip_at + size != p->at || bpf_xdp_load_bytes(ctx, 0, link, sizeof(link)))
+		return V_PUBLISHED; /* options, or extension headers */
+	at = p->ip_at;
+	if (p->family == FAMILY_V4) {
+		struct iphdr *h = (struct iphdr *)ip;
+
+		if (bpf_xdp_load_bytes(ctx, at, ip, sizeof(*h)) || !cookie(ctx, p, ip, sizeof(*h), &a))
+			return V_PUBLISHED;
+		__builtin_memset(h, 0, sizeof(*h));
+		h->version = 4;
+		h->ihl = 5;
+		h->tot_len = bpf_htons(sizeof(*h) + sizeof(a));
+		h->frag_off = bpf_htons(0x4000);
+		h->ttl = 64;
+		h->protocol = IPPROTO_TCP;
+		h->saddr = p->destination.w[3];
+		h->daddr = p->source.w[3];
+		h->check = fold(bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*h), 0));
+	} else {
+		struct ipv6hdr *h = (struct ipv6hdr *)ip;
+
+		if (bpf_xdp_load_bytes(ctx, at, ip, sizeof(*h)) || !cookie(ctx, p, ip, sizeof(*h), &a))
+			return V_PUBLISHED;
+		__builtin_memset(h, 0, sizeof(*h));
+		h->version = 6;
+		h->payload_len = bpf_htons(sizeof(a));
+		h->nexthdr = IPPROTO_TCP;
+		h->hop_limit = 64;
+		__builtin_memcpy(&h->saddr, &p->destination, 16);
+		__builtin_memcpy(&h->daddr, &p->source, 16);
+	}
+	/* An IPv4 address is mapped, its prefix sums up the same on both sides: it is
+	 * taken off again. */
+	sum = bpf_csum_diff(0, 0, (__be32 *)&p->source, 32, 0);
+	if (p->family == FAMILY_V4) {
+		__be32 prefix[2] = {bpf_htonl(0xffff), bpf_htonl(0xffff)};
+
+		sum = bpf_csum_diff(prefix, sizeof(prefix), 0, 0, sum);
+	}
+	{
+		__be32 pseudo[2] = {bpf_htonl(sizeof(a)), bpf_htonl(IPPROTO_TCP)};
+
+		sum = bpf_csum_diff(0, 0, pseudo, sizeof(pseudo), sum);
+	}
+	a.tcp.check = fold((__u32)bpf_csum_diff(0, 0, (__be32 *)&a, sizeof(a), sum));
+	__builtin_memcpy(back, link + 6, 6);
+	__builtin_memcpy(back + 6, link, 6);
+	if (bpf_xdp_store_bytes(ctx, 0, back, sizeof(back)) || bpf_xdp_store_bytes(ctx, p->at, &a, sizeof(a)))
+		return V_MALFORMED;
+	if (p->family == FAMILY_V4 ? bpf_xdp_store_bytes(ctx, at, ip, sizeof(struct iphdr)) : bpf_xdp_store_bytes(ctx, at, ip, sizeof(struct ipv6hdr)))
+		return V_MALFORMED;
+	at = p->at + sizeof(a);
+	if (at < 60)
+		at = 60; /* the least of Ethernet */
+	size = ctx->data_end - ctx->data;
+	if (size > at && bpf_xdp_adjust_tail(ctx, (int)at - (int)size))
+		return V_MALFORMED;
+	return V_COOKIE;
+}
+
 /* ---- permits ---- */
 
 #define ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
@@ -901,7 +1025,7 @@ static __always_inline int admit_tcp(struct xdp_md *ctx, struct packet *p, const
 	if (!syn && is_established(ctx, p))
 		return V_ESTABLISHED;
 	if (port_in(settings.tcp_published, p->port))
-		return V_PUBLISHED;
+		return syn && t->syn_cookies ? V_COOKIE : V_PUBLISHED;
 	if (is_openable(p->port)) {
 		__u64 h = source_hash(p, t);
 		int o = is_known(h, t) ? find_opening(p, t, h) : V_NONE;
@@ -960,6 +1084,7 @@ static __always_inline int judge(struct xdp_md *ctx, struct packet *p, const str
 
 	if (v != V_NONE)
 		return v;
+	p->ip_at = p->at;
 	v = p->family == FAMILY_V4 ? parse_v4(ctx, p) : parse_v6(ctx, p);
 	if (v != V_NONE)
 		return v;
@@ -982,7 +1107,7 @@ static __always_inline int judge(struct xdp_md *ctx, struct packet *p, const str
 		return V_DENIED;
 	if (v == V_PUBLISHED && !within_rate(p, 0))
 		return V_RATE;
-	return v;
+	return v == V_COOKIE ? answer(ctx, p) : v;
 }
 
 /* ---- 5 account ---- */
@@ -1035,7 +1160,7 @@ int guard(struct xdp_md *ctx)
 		return XDP_DROP;
 	*n += 1;
 	if (v > 0 && v < V_MALFORMED)
-		return XDP_PASS;
+		return v == V_COOKIE ? XDP_TX : XDP_PASS;
 	if ((*n & t->sample_mask) == 0 && v != V_KNOCK)
 		sample(ctx, &p, v, t->sample_mask + 1);
 	return XDP_DROP;

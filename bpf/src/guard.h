@@ -27,6 +27,7 @@ enum verdict {
 	V_PERMIT = 10,
 	V_TOKEN = 11,
 	V_PING = 12,
+	V_COOKIE = 13, /* a SYN that was answered here */
 
 	V_MALFORMED = 32,
 	V_LINK = 33,
@@ -94,6 +95,8 @@ struct tuning {
 	__u32 deny_trie6;
 	__u32 epoch; /* another one when a ticket went or a network was denied; never 0 */
 	__u32 samples; /* that were taken */
+	__u32 syn_cookies; /* SYNs to published ports are answered here */
+	__u32 pad;
 	__u32 known_shift[2]; /* of each half of the prefilter: what of a hash is its word */
 	__u64 seed[2]; /* of the hash of sources; drawn when the map is made */
 };
