@@ -50,7 +50,7 @@ func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
 		t.Conn, t.Protocol, t.Suite, t.Peer = in, policy.TLCP, tlcp.CipherSuiteName(s.CipherSuite), tlcp.X509(s.PeerSign)
 	}
 	c.Peer = nil // an agent's certificates are larger than its idle tunnel
-	if s, ok := t.Conn.(interface{ Settle() }); ok {
+	if s, ok := t.Conn.(interface{ Settle() }); ok && c.ALPN != listen.TunnelSealed { // it waits at the socket, where another protocol is
 		s.Settle()
 	}
 	_ = g.tunnel.ServeConn(ctx, t) // it has logged and counted why it ended

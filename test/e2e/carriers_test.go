@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,7 +15,7 @@ import (
 
 // notYet are the kinds of carriers that are named and not built. A kind that is
 // built leaves this list, or TestGCR002_M57_EveryCarrier fails.
-var notYet = map[access.Kind]bool{access.H3: true, access.Packet: true}
+var notYet = map[access.Kind]bool{access.Packet: true}
 
 // newcomer is a user with a browser and an agent of its own, both signed in.
 func (w *world) newcomer(t testing.TB, name string, until time.Time) (*testbed.User, *testbed.Browser, *testbed.Agent) {
@@ -95,12 +97,61 @@ func TestGCR002_M57_EveryCarrier(t *testing.T) {
 			}
 			for _, k := range access.Kinds() {
 				switch {
+				case k == access.H3 && !w.Profile.TLS(): // QUIC is TLS
 				case driven[k] == 0 && !notYet[k]:
 					t.Errorf("carrier %s was not driven: drive it in openAll, or list it as not yet built", k)
 				case driven[k] > 0 && notYet[k]:
 					t.Errorf("carrier %s is built: it is not to be listed as not yet built", k)
 				}
 			}
+		})
+	}
+}
+
+// A tunnel over QUIC, plain and with TLCP inside, by the real programs; the race
+// takes QUIC, too.
+func TestGCR002_M71_M73_TunnelsOverQUIC(t *testing.T) {
+	t.Parallel()
+	w := worlds[ownLinks](t)
+	for _, c := range []struct{ name, lines, carrier, suite string }{
+		{"quic", "carrier: quic\n", "quic", "TLS_"},
+		{"sealed", "carrier: quic\nseal_tunnels: true\n", "quic+tlcp", "ECDHE_SM4_GCM_SM3"},
+		{"sealedtls", "carrier: tls\nseal_tunnels: true\n", "tls1.3+tlcp", "ECDHE_SM4_GCM_SM3"},
+		{"auto", "carrier: auto\n", "quic", "TLS_"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			u := w.NewUser("over" + c.name)
+			w.Grant(u, "any", time.Time{}, echoID, udpID)
+			a := w.NewAgentWith(t, "over"+c.name, c.lines)
+			a.SignIn(u)
+			o := &opener{t: t, ctx: t.Context(), w: w, a: a}
+			conn, err := testbed.DialSOCKS(o.ctx, a.SOCKS5, w.app(echoID).Address())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			b := make([]byte, 4)
+			if _, err := io.WriteString(conn, "echo"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(conn, b); err != nil || string(b) != "echo" {
+				t.Errorf("%q, %v", b, err)
+			}
+			s, err := a.Status()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Carrier != c.carrier || !strings.HasPrefix(s.Suite, c.suite) {
+				t.Errorf("carrier %s, suite %s (%s), want %s and %s", s.Carrier, s.Suite, s.CarrierWhy, c.carrier, c.suite)
+			}
+			start := time.Now()
+			w.Lock(u, "for the test")
+			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _, err := conn.Read(b); err == nil {
+				t.Error("the flow goes on behind a lock")
+			}
+			t.Logf("lock to the client's reset: %v", time.Since(start))
 		})
 	}
 }

@@ -139,7 +139,10 @@ func (o *opener) h1(path string) func(*flow) error {
 	}
 }
 
-func (o *opener) h2(path string) func(*flow) error {
+func (o *opener) h2(path string) func(*flow) error { return o.shared(o.b.Client, 2, path) }
+
+// shared reads path on a stream of a connection that others use, too.
+func (o *opener) shared(c *http.Client, major int, path string) func(*flow) error {
 	return func(f *flow) error {
 		r, err := http.NewRequestWithContext(o.ctx, "GET", o.w.URL("web", path), nil)
 		if err != nil {
@@ -148,12 +151,12 @@ func (o *opener) h2(path string) func(*flow) error {
 		if path == "/events" {
 			r.Header.Set("Accept", "text/event-stream")
 		}
-		resp, err := o.b.Client.Do(r)
+		resp, err := c.Do(r)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
-		if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+		if resp.StatusCode != 200 || resp.ProtoMajor != major {
 			return fmt.Errorf("status %d over %s", resp.StatusCode, resp.Proto)
 		}
 		return f.read(resp.Body)
@@ -264,6 +267,12 @@ func openAll(t testing.TB, w *world, b *testbed.Browser, a *testbed.Agent) *open
 	o.add("h1, 1 MiB/s client", access.H1, true, o.h1("/endless/slow"))
 	o.add("h2", access.H2, false, o.h2(rate))
 	o.add("h2, 1 MiB/s client", access.H2, true, o.h2("/endless/slow"))
+	if w.Profile.TLS() {
+		three := b.HTTP3(t)
+		o.add("h3", access.H3, false, o.shared(three, 3, rate))
+		o.add("h3, 1 MiB/s client", access.H3, true, o.shared(three, 3, "/endless/slow"))
+		o.add("sse over h3", access.SSE, false, o.shared(three, 3, "/events"))
+	}
 	o.add("sse over h1", access.SSE, false, o.h1("/events"))
 	o.add("sse over h2", access.SSE, false, o.h2("/events"))
 	o.add("websocket", access.WebSocket, false, o.webSocket)

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 
 	"github.com/yumen-zt/yumen/crypto/tlcp"
@@ -198,6 +200,16 @@ func (b *Browser) Cookies(target string) string {
 		all = append(all, c.Name+"="+c.Value)
 	}
 	return strings.Join(all, "; ")
+}
+
+// HTTP3 returns a client with the browser's cookies that speaks HTTP/3 alone.
+func (b *Browser) HTTP3(o Owner) *http.Client {
+	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: b.roots}, DisableCompression: true,
+		Dial: func(ctx context.Context, addr string, t *tls.Config, q *quic.Config) (*quic.Conn, error) {
+			return quic.DialAddr(ctx, Loopback(b.v6, b.s.Port), t, q)
+		}}
+	o.Cleanup(func() { _ = tr.Close() })
+	return &http.Client{Jar: b.Client.Jar, Transport: tr}
 }
 
 // Raw opens a TLS or TLCP connection with ALPN http/1.1 to a host of the site.

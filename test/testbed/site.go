@@ -389,10 +389,16 @@ type Agent struct {
 // which a port is forwarded.
 func (s *Site) NewAgent(o Owner, name string, forwards ...App) *Agent {
 	o.Helper()
+	return s.NewAgentWith(o, name, "", forwards...)
+}
+
+// NewAgentWith is NewAgent with further lines of agent.yaml.
+func (s *Site) NewAgentWith(o Owner, name, lines string, forwards ...App) *Agent {
+	o.Helper()
 	e := s.enrol("agent", name)
 	a := &Agent{ID: e.ID, DeviceID: e.DeviceID, SOCKS5: Loopback(s.V6, Port(o)), Config: filepath.Join(s.Dir, name, "agent.yaml"), o: o}
 	var b strings.Builder
-	fmt.Fprintf(&b, "control: %s\nsocks5: [%q]\n%s", e.URL, a.SOCKS5, s.profile())
+	fmt.Fprintf(&b, "control: %s\nsocks5: [%q]\n%s%s", e.URL, a.SOCKS5, s.profile(), lines)
 	if len(forwards) > 0 {
 		b.WriteString("forwards:\n")
 	}
