@@ -33,6 +33,7 @@ import (
 	"github.com/yumen-zt/yumen/access"
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/apps"
+	"github.com/yumen-zt/yumen/crypto/hello"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -202,7 +203,7 @@ func newFixture(t *testing.T, upstream string, opts ...option) *fixture {
 				return
 			}
 			wg.Go(func() {
-				c := tls.Server(raw, server)
+				c := tls.Server(hello.Replay(raw, nil), server) // as the listener makes it
 				if err := c.HandshakeContext(ctx); err != nil {
 					raw.Close()
 					return

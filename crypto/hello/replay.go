@@ -3,6 +3,8 @@ package hello
 import (
 	"net"
 	"sync"
+
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // Replay returns conn with raw before what is still to be read from it. The
@@ -16,9 +18,40 @@ type ReplayConn struct {
 	net.Conn
 	peeked []byte // nil once replayed
 
+	quiet bool       // the reader's: reads find nothing
+	wait  *sock.Wait // the reader's: made by Await
+
 	mu       sync.Mutex
 	gather   bool    // guarded by mu
 	gathered *[]byte // guarded by mu; records that wait for the others of one write
+}
+
+// ErrQuiet is what Read returns while Quiet is on. TLS takes it for an error
+// that passes, and stays as it is.
+var ErrQuiet net.Error = quietError{}
+
+type quietError struct{}
+
+func (quietError) Error() string   { return "hello: nothing was asked of the socket" }
+func (quietError) Timeout() bool   { return true }
+func (quietError) Temporary() bool { return true }
+
+// Quiet makes reads find nothing, or ends that: whoever reads above learns what
+// the protocol in between has in its buffers. It belongs to the reader.
+func (c *ReplayConn) Quiet(on bool) { c.quiet = on }
+
+// Await blocks until a read from the socket would find something, and holds no
+// more than a shallow stack meanwhile. It reports false when there is no socket
+// to wait for. It belongs to the reader.
+func (c *ReplayConn) Await() (waited bool, err error) {
+	if c.wait == nil {
+		w, t := new(sock.Wait), sock.TCP(c.Conn)
+		if t == nil || !w.Init(t) {
+			return false, nil
+		}
+		c.wait = w
+	}
+	return true, c.wait.Readable()
 }
 
 // gatherSize bounds what is gathered for one write.
@@ -80,6 +113,9 @@ func (c *ReplayConn) flush() error {
 
 // Read reads the peeked bytes first.
 func (c *ReplayConn) Read(b []byte) (int, error) {
+	if c.quiet {
+		return 0, ErrQuiet
+	}
 	if len(c.peeked) == 0 {
 		return c.Conn.Read(b)
 	}

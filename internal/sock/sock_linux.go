@@ -32,6 +32,17 @@ func Receive(fd uintptr, p []byte) (int, error) {
 	}
 }
 
+// Silent reports whether a read would find nothing: no byte, no end, no error.
+func Silent(fd uintptr) bool {
+	var b [1]byte
+	for {
+		_, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_DONTWAIT|syscall.MSG_PEEK, 0, 0)
+		if e != syscall.EINTR {
+			return e == syscall.EAGAIN
+		}
+	}
+}
+
 // Send writes what there is room for, at once. EAGAIN: there is none.
 func Send(fd uintptr, p []byte) (int, error) {
 	if raced {

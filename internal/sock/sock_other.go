@@ -13,6 +13,9 @@ const Built = false
 // Receive is not built here.
 func Receive(uintptr, []byte) (int, error) { return 0, syscall.ENOSYS }
 
+// Silent is not built here.
+func Silent(uintptr) bool { return false }
+
 // Send is not built here.
 func Send(uintptr, []byte) (int, error) { return 0, syscall.ENOSYS }
 

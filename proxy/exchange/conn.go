@@ -3,11 +3,13 @@ package exchange
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
 
 	"github.com/yumen-zt/yumen/access/policy"
+	"github.com/yumen-zt/yumen/crypto/hello"
 	"github.com/yumen-zt/yumen/internal/sock"
 )
 
@@ -56,6 +58,37 @@ func (c *Conn) SetAuthority(a *Authority) { c.authority.Store(a) }
 
 // Raw returns the connection at the bottom, below TLS and wrappers.
 func (c *Conn) Raw() net.Conn { return sock.Bottom(c.Conn) }
+
+// quieter is the connection below TLS, as the listener makes it: it waits for its
+// socket without TLS above it.
+type quieter interface {
+	Quiet(bool)
+	Await() (waited bool, err error)
+}
+
+// Await blocks until p gets some bytes or, with 0 and no error, until a read
+// would find something. An idle connection waits in it, so that it holds no
+// buffer and a shallow stack.
+func (c *Conn) Await(p []byte) (int, error) {
+	t, ok := c.Conn.(*tls.Conn)
+	if !ok {
+		return c.Conn.Read(p)
+	}
+	q, ok := t.NetConn().(quieter)
+	if !ok {
+		return c.Conn.Read(p)
+	}
+	q.Quiet(true)
+	n, err := t.Read(p) // what TLS has in its buffers
+	q.Quiet(false)
+	if n > 0 || !errors.Is(err, hello.ErrQuiet) {
+		return n, err
+	}
+	if waited, err := q.Await(); waited {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
 
 // recordSize is what TLS sends at once.
 const recordSize = 16 << 10

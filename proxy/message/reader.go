@@ -16,13 +16,21 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, readSize); return &b
 // Reader is for one goroutine.
 type Reader struct {
 	src  io.Reader
+	wait awaiter // nil: by src.Read
 	buf  *[]byte // nil: nothing is held
 	r, w int     // what is read and not taken is (*buf)[r:w]
 	one  [1]byte
 }
 
+// awaiter is a source that knows how to wait: Await blocks until it has read
+// something into p or, with 0 and no error, until Read would.
+type awaiter interface{ Await(p []byte) (int, error) }
+
 // Init makes r read from src.
-func (r *Reader) Init(src io.Reader) { *r = Reader{src: src} }
+func (r *Reader) Init(src io.Reader) {
+	*r = Reader{src: src}
+	r.wait, _ = src.(awaiter)
+}
 
 // Room returns where more may be put behind what is buffered, for somebody who
 // reads by himself; Put says how many bytes he put there.
@@ -56,7 +64,13 @@ func (r *Reader) Wait() error {
 	}
 	r.Release()
 	for {
-		n, err := r.src.Read(r.one[:])
+		var n int
+		var err error
+		if r.wait == nil {
+			n, err = r.src.Read(r.one[:])
+		} else if n, err = r.wait.Await(r.one[:]); n == 0 && err == nil {
+			return r.fill()
+		}
 		if n > 0 {
 			r.hold()
 			(*r.buf)[0] = r.one[0]
