@@ -154,6 +154,12 @@ func (p *programs) iperf(t *testing.T) {
 		}
 	}
 	r := iperf("-u", "-b", "8M", "-l", "1200") // as a video does
+	for range 2 {
+		if r.End.Sum.Packets > 0 {
+			break
+		}
+		r = iperf("-u", "-b", "8M", "-l", "1200") // iperf3 itself sends nothing in its second on a machine that is busy enough
+	}
 	t.Logf("iperf3 UDP: %.0f of %.0f datagrams lost", r.End.Sum.Lost, r.End.Sum.Packets)
 	if r.End.Sum.Packets < 100 || r.End.Sum.Lost > r.End.Sum.Packets/10 {
 		t.Errorf("iperf3 UDP: %+v", r.End.Sum)
