@@ -31,18 +31,20 @@ const (
 	steadyAfter  = 10 * time.Second // a tunnel that lived this long starts the back-off anew
 )
 
-// backoff gives the waits between attempts: doubling from 0.2 s to 30 s, each
-// drawn at random from its upper half, so that many agents do not return at
-// once. It is for one goroutine.
-type backoff struct{ n int }
+// Backoff gives the waits between attempts to make a tunnel: doubling from 0.2 s
+// to 30 s, each drawn at random from its upper half, so that many agents do not
+// return at once. The zero value is at the start. It is for one goroutine.
+type Backoff struct{ n int }
 
-func (b *backoff) next() time.Duration {
+// Next returns the next wait.
+func (b *Backoff) Next() time.Duration {
 	most := min(2*retryFirst<<min(b.n, 20), retryMost)
 	b.n++
 	return most/2 + rand.N(most/2+1)
 }
 
-func (b *backoff) reset() { b.n = 0 }
+// Reset starts anew, after a tunnel that lived.
+func (b *Backoff) Reset() { b.n = 0 }
 
 // live is the tunnel in use.
 type live struct {
@@ -66,11 +68,11 @@ func (p *patience) next() time.Duration {
 
 // keepTunnel holds one tunnel while a user is signed in and gateways are known.
 func (a *Agent) keepTunnel(ctx context.Context) error {
-	var b backoff
+	var b Backoff
 	for {
 		s, gws, changed := a.want()
 		if !s.in() || len(gws) == 0 {
-			b.reset()
+			b.Reset()
 			select {
 			case <-ctx.Done():
 				return nil
@@ -83,7 +85,7 @@ func (a *Agent) keepTunnel(ctx context.Context) error {
 			start := a.cfg.Elapsed()
 			t, s, err = a.tend(ctx, t, s)
 			if a.cfg.Elapsed()-start >= steadyAfter {
-				b.reset()
+				b.Reset()
 			}
 		}
 		if ctx.Err() != nil {
@@ -93,7 +95,7 @@ func (a *Agent) keepTunnel(ctx context.Context) error {
 			continue // ended on purpose
 		}
 		a.tunnelFault(err)
-		if !a.pause(ctx, b.next(), s.userID) {
+		if !a.pause(ctx, b.Next(), s.userID) {
 			return nil
 		}
 	}

@@ -61,8 +61,8 @@ func TestReconnectSchedule(t *testing.T) {
 func TestReconnectsAreSpread(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 50 {
-		var b backoff
-		seen[b.next()] = true
+		var b Backoff
+		seen[b.Next()] = true
 	}
 	if len(seen) < 40 {
 		t.Errorf("50 agents draw only %d different first waits", len(seen))

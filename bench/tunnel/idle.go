@@ -50,11 +50,7 @@ func idle(n int, t *table) (err error) {
 	if err := os.Setenv("GOGC", "10"); err != nil {
 		return err
 	}
-	l := testbed.NewLone(o, testbed.LoneConfig{
-		Apps:    []testbed.App{{ID: "APP00000001", Name: "web", Upstream: "http://127.0.0.1:9"}},
-		Grants:  []testbed.Grant{testbed.NewGrant(idleUser, idleDevice, idleToken, "APP00000001")},
-		Gateway: fmt.Sprintf("tunnel: {per_device: %d, renew_within: 1h}\nlimits: {connections: %d, connections_per_source: %d}\n", n+warm, n+2*warm, n+2*warm),
-	})
+	l := idleGateway(o, n)
 	if err := os.Unsetenv("GOGC"); err != nil {
 		return err
 	}
@@ -110,6 +106,15 @@ func idle(n int, t *table) (err error) {
 	t.row("of it: heap in use, stacks, goroutines a tunnel", fmt.Sprintf("%.1f KiB, %.1f KiB, %.2f", part("go_memstats_heap_inuse_bytes"), part("go_memstats_stack_inuse_bytes"), part("go_goroutines")*1024), "", "")
 	t.row("tunnels made a second, both ends on two cores", fmt.Sprintf("%.0f", float64(n)/took.Seconds()), "", "")
 	return nil
+}
+
+// idleGateway is a gateway that lets one device have n tunnels.
+func idleGateway(o testbed.Owner, n int) *testbed.Lone {
+	return testbed.NewLone(o, testbed.LoneConfig{
+		Apps:    []testbed.App{{ID: "APP00000001", Name: "web", Upstream: "http://127.0.0.1:9"}},
+		Grants:  []testbed.Grant{testbed.NewGrant(idleUser, idleDevice, idleToken, "APP00000001")},
+		Gateway: fmt.Sprintf("tunnel: {per_device: %d, renew_within: 1h}\nlimits: {connections: %d, connections_per_source: %d, half_open_per_source: 4096}\n", n+warm, n+2*warm, n+2*warm),
+	})
 }
 
 func closeAll(all []*carrier.Client) {

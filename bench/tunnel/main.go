@@ -16,9 +16,9 @@ import (
 )
 
 type options struct {
-	rounds, mib, trips, idle int
-	only                     string
-	vpn                      bool
+	rounds, mib, trips, idle, storm int
+	only                            string
+	vpn                             bool
 }
 
 func main() {
@@ -33,7 +33,8 @@ func main() {
 	flag.IntVar(&o.mib, "mib", 256, "MiB of a bulk measurement")
 	flag.IntVar(&o.trips, "trips", 5000, "round trips of a measurement")
 	flag.IntVar(&o.idle, "idle", 10_000, "idle tunnels")
-	flag.StringVar(&o.only, "only", "", "streams, vpn, idle or reports alone")
+	flag.IntVar(&o.storm, "storm", 1000, "agents of a restarted gateway")
+	flag.StringVar(&o.only, "only", "", "streams, vpn, idle, storm or reports alone")
 	flag.Parse()
 	var err error
 	switch {
@@ -86,6 +87,11 @@ func run(o options, names []string) error {
 	}
 	if wants("idle") {
 		if err := idle(o.idle, t); err != nil {
+			return err
+		}
+	}
+	if wants("storm") {
+		if err := storm(o.storm, t); err != nil {
 			return err
 		}
 	}
