@@ -28,6 +28,7 @@ func (g *Gateway) adminHandler() http.Handler {
 	}
 	mux.HandleFunc("POST /sessions/cut", g.adminCut)
 	mux.HandleFunc("POST /reload", g.adminReload)
+	mux.HandleFunc("POST "+takeOverPath, g.adminTakeOver)
 	mux.HandleFunc("POST /memory/free", func(w http.ResponseWriter, _ *http.Request) {
 		debug.FreeOSMemory() // what is left is held, not garbage
 		adminsock.Reply(w, struct{}{})

@@ -84,6 +84,10 @@ type Gateway struct {
 	site   atomic.Pointer[site]
 	moved  chan struct{} // a reload has put another site in place
 
+	taken     chan *net.UnixConn // of the process that takes over; capacity 1
+	handing   atomic.Bool        // it does
+	inherited *inheritance       // nil: this process has not taken over
+
 	listeners []net.Listener
 	packets   []net.PacketConn // UDP sockets
 	metrics   net.Listener     // nil: off
@@ -96,6 +100,9 @@ type Gateway struct {
 type Options struct {
 	Logger *zap.Logger      // default: JSON on standard error at the file's level
 	Now    func() time.Time // default time.Now
+	// TakeOver takes the listening sockets and the state folder of the gateway
+	// that runs with the same configuration, which drains and ends.
+	TakeOver bool
 }
 
 // New builds the gateway from the file at path, opens its sockets and verifies
@@ -106,7 +113,7 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{path: path, log: o.Logger, now: o.Now, registry: prometheus.NewRegistry(), level: zap.NewAtomicLevel(), moved: make(chan struct{}, 1)}
+	g := &Gateway{path: path, log: o.Logger, now: o.Now, registry: prometheus.NewRegistry(), level: zap.NewAtomicLevel(), moved: make(chan struct{}, 1), taken: make(chan *net.UnixConn, 1)}
 	if g.now == nil {
 		g.now = time.Now
 	}
@@ -124,10 +131,15 @@ func New(ctx context.Context, path string, o Options) (_ *Gateway, err error) {
 		}
 	}()
 	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if g.lock, err = stateFolder(cfg.StateDir); err != nil {
+	if err := g.identify(cfg); err != nil { // before anything is taken: keys are slow to decrypt
 		return nil, err
 	}
-	if err := g.identify(cfg); err != nil {
+	if o.TakeOver {
+		if g.inherited, err = takeOver(ctx, cfg.Admin.Socket); err != nil {
+			return nil, err
+		}
+	}
+	if g.lock, err = stateFolder(cfg.StateDir); err != nil {
 		return nil, err
 	}
 	g.alerts = newAlerts(g.log, g.now)
@@ -330,9 +342,12 @@ func (g *Gateway) connect(cfg *Config) error {
 // open opens every socket, so that a port in use is known before anything runs.
 func (g *Gateway) open(ctx context.Context, cfg *Config) error {
 	for _, a := range cfg.Listen {
-		ln, err := listen.Listen(ctx, a)
-		if err != nil {
-			return err
+		ln := g.inherited.listener(a)
+		if ln == nil {
+			var err error
+			if ln, err = listen.Listen(ctx, a); err != nil {
+				return err
+			}
 		}
 		g.listeners = append(g.listeners, ln)
 	}
@@ -365,6 +380,7 @@ func (g *Gateway) close() {
 		g.metrics.Close()
 	}
 	g.guard.close()
+	g.inherited.close()
 	if g.admin != nil {
 		g.admin.Close()
 	}
@@ -405,13 +421,20 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.audit.Write(&audit.Record{Time: g.started, Kind: audit.System, GatewayID: g.id, Object: "start", Allowed: true, Result: "ok"})
 	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBack()
+	own, stopOwn := context.WithCancel(back) // of what only one process can have
+	defer stopOwn()
 	front, stopFront := context.WithCancel(ctx)
 	defer stopFront()
+	stopAdopting := g.adopt()
 
-	var behind, before errgroup.Group
+	var behind, single, before errgroup.Group
 	part := func(group *errgroup.Group, name string, run func(context.Context) error, in context.Context) {
 		group.Go(func() (err error) {
-			defer stopFront() // whatever ends, ends the gateway
+			defer func() {
+				if !g.handing.Load() {
+					stopFront() // whatever ends, ends the gateway
+				}
+			}()
 			defer func() {
 				if v := recover(); v != nil {
 					g.alerts.contain(name, v)
@@ -428,34 +451,55 @@ func (g *Gateway) Run(ctx context.Context) error {
 	part(&behind, "alerts", g.alerts.run, back)
 	watched := clock.NewWatcher(g.now, clock.Steady())
 	part(&behind, "clock", func(ctx context.Context) error { return g.alerts.watchClock(ctx, watched) }, back)
-	part(&behind, "revocations", g.syncRevoked, back)
+	part(&single, "revocations", g.syncRevoked, own)
 	part(&behind, "certificates", g.watchCertificates, back)
 	part(&behind, "health checks", g.checkHealth, back)
 	if g.link != nil {
-		part(&behind, "control link", g.link.Run, back)
+		part(&single, "control link", g.link.Run, own)
 	}
 	if g.guard != nil {
-		part(&behind, "guard", g.guard.run, back)
+		part(&single, "guard", g.guard.run, own)
 	}
 	if g.metrics != nil {
-		part(&behind, "metrics", func(ctx context.Context) error { return g.serveMetrics(ctx, g.metrics) }, back)
+		part(&single, "metrics", func(ctx context.Context) error { return g.serveMetrics(ctx, g.metrics) }, own)
 	}
 	if g.appLink != nil {
-		part(&behind, "applications' link", g.watchApps, back)
+		part(&single, "applications' link", g.watchApps, own)
 	}
 	if g.auditors != nil {
-		part(&behind, "auditors' socket", func(ctx context.Context) error { return adminsock.ServeAll(ctx, g.auditors, g.auditHandler()) }, back)
+		part(&single, "auditors' socket", func(ctx context.Context) error { return adminsock.ServeAll(ctx, g.auditors, g.auditHandler()) }, own)
 	}
-	part(&behind, "admin socket", func(ctx context.Context) error { return adminsock.Serve(ctx, g.admin, g.adminHandler()) }, back)
+	part(&single, "admin socket", func(ctx context.Context) error { return adminsock.Serve(ctx, g.admin, g.adminHandler()) }, own)
 
 	part(&before, "proxy", g.proxy.Run, front)
 	part(&before, "tunnel", g.tunnel.Run, front)
 	part(&before, "port", g.servePort, front)
 
+	var handed error
+	var handing sync.WaitGroup
+	handing.Go(func() {
+		select {
+		case <-front.Done():
+		case c := <-g.taken:
+			g.handing.Store(true)
+			handed = g.handOver(c, func() error { stopOwn(); return single.Wait() })
+			stopFront()
+		}
+	})
 	err := before.Wait()
+	stopFront()
+	handing.Wait()
 	g.audit.Write(&audit.Record{Time: g.now(), Kind: audit.System, GatewayID: g.id, Object: "stop", Allowed: true, Result: "ok"})
 	stopBack()
-	err = errors.Join(err, behind.Wait())
+	err = errors.Join(err, handed, behind.Wait())
+	stopAdopting()
+	if g.handing.Load() {
+		if l := g.site.Load().login; l != nil {
+			l.Close()
+		}
+		return errors.Join(err, g.audit.Close())
+	}
+	err = errors.Join(err, single.Wait())
 	if g.link != nil {
 		g.link.Close()
 	}

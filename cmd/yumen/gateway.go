@@ -31,11 +31,13 @@ import (
 func gatewayCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "gateway", Short: "Run the gateway (运行网关)"}
 	var file string
+	var takeOver bool
 	run := &cobra.Command{
 		Use: "run -c FILE", Short: "Run until interrupted; SIGHUP reloads the file", Args: cobra.NoArgs, Annotations: role,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runGateway(cmd.Context(), file) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runGateway(cmd.Context(), file, takeOver) },
 	}
 	configFlag(run, &file)
+	run.Flags().BoolVar(&takeOver, "take-over", false, "take the sockets of the gateway that runs with this file, without losing a connection (升级：接管正在运行的网关)")
 	reload := &cobra.Command{
 		Use: "reload", Short: "Read the configuration again; on any error the old one stays", Args: cobra.NoArgs,
 	}
@@ -51,7 +53,7 @@ func gatewayCmd() *cobra.Command {
 	return cmd
 }
 
-func runGateway(ctx context.Context, file string) error {
+func runGateway(ctx context.Context, file string, takeOver bool) error {
 	if os.Getenv("GOGC") == "" {
 		// The live heap is a few MiB, so the usual pace collects all the time.
 		debug.SetGCPercent(400)
@@ -60,7 +62,7 @@ func runGateway(ctx context.Context, file string) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	g, err := gateway.New(ctx, file, gateway.Options{})
+	g, err := gateway.New(ctx, file, gateway.Options{TakeOver: takeOver})
 	if err != nil {
 		return err
 	}

@@ -137,7 +137,10 @@ type Port struct {
 	slots   chan struct{} // one a connection
 	packets []*packets    // by AddPackets, before Run
 
+	closed   sync.WaitGroup // of the listeners, by StopAccepting
 	conns    sync.WaitGroup
+	accepts  context.Context // done when nothing more is accepted
+	deaf     context.CancelFunc
 	handlers context.Context // done when handlers must end
 	stop     context.CancelFunc
 }
@@ -170,7 +173,9 @@ func New(cfg Config) (*Port, error) {
 		tlcp:  newSessions(),
 		slots: make(chan struct{}, cfg.Limits.Connections),
 	}
+	p.closed.Add(1)
 	p.SetFaces(cfg.Faces)
+	p.accepts, p.deaf = context.WithCancel(context.Background())
 	p.handlers, p.stop = context.WithCancel(context.Background())
 	p.metrics = newMetrics(cfg.Registerer, p)
 	return p, nil
@@ -196,6 +201,27 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return ln, nil
 }
 
+// StopAccepting closes the listeners of Run, and the QUIC connections, and
+// returns when that is done. Whatever was accepted goes on: Run's context ends it.
+// It is called once at most, while Run runs.
+func (p *Port) StopAccepting() {
+	p.deaf()
+	p.closed.Wait()
+}
+
+// settleFor is how long handshakes may take that have begun when nothing more is
+// accepted.
+const settleFor = time.Second
+
+// Settle waits for the handshakes that have begun, a second at most.
+func (p *Port) Settle() {
+	for end := time.Now().Add(settleFor); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if n, _ := p.half.size(); n == 0 {
+			return
+		}
+	}
+}
+
 // Run serves the listeners until ctx is done, closes them, gives the handlers
 // the drain time and returns after every goroutine of the port has ended.
 func (p *Port) Run(ctx context.Context, listeners ...net.Listener) error {
@@ -207,16 +233,28 @@ func (p *Port) Run(ctx context.Context, listeners ...net.Listener) error {
 	for _, u := range p.packets {
 		accepting.Go(func() { errs <- u.accept() })
 	}
-	stopped := context.AfterFunc(ctx, func() {
+	closeAll := func() {
 		for _, ln := range listeners {
 			ln.Close()
 		}
 		for _, u := range p.packets {
 			u.ln.Close()
 		}
+	}
+	stopped := context.AfterFunc(ctx, closeAll)
+	handed := context.AfterFunc(p.accepts, func() {
+		closeAll()
+		for _, u := range p.packets { // their ports are needed; peers connect again
+			u.close()
+		}
+		p.closed.Done()
 	})
 	accepting.Wait()
 	stopped()
+	if !handed() {
+		p.closed.Wait()
+		p.Settle()
+	}
 	p.half.closeAll()
 
 	drained := make(chan struct{})

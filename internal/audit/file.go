@@ -62,6 +62,7 @@ type File struct {
 	closed  bool   // guarded by mu
 
 	ask  chan deletion // capacity 0
+	hand chan handing  // capacity 0
 	wake chan struct{} // lines wait, or the file is being closed
 	full chan struct{} // a batch of them waits: no more is gathered
 	done chan struct{}
@@ -96,7 +97,7 @@ func OpenFile(cfg FileConfig) (*File, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	a := &File{cfg: cfg, ask: make(chan deletion), wake: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{})}
+	a := &File{cfg: cfg, ask: make(chan deletion), hand: make(chan handing), wake: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{})}
 	a.lines.New = func() any { b := make([]byte, 0, 1024); return &b }
 	rotated := func() { a.rotations.Add(1) }
 	var err error
@@ -212,10 +213,16 @@ func (a *File) run() {
 			for rest := batch; len(rest) > 0; {
 				var lines []byte
 				lines, rest = part(rest)
-				a.write(lines, bytes.Count(lines, []byte{'\n'}))
+				a.write(lines, count(lines))
 			}
 		case d := <-a.ask:
-			d.done <- a.store.(*sealedStore).removeBefore(d.before)
+			n := 0
+			if s, ok := a.store.(*sealedStore); ok { // else it was handed over
+				n = s.removeBefore(d.before)
+			}
+			d.done <- n
+		case h := <-a.hand:
+			h.done <- a.handOver(h.to)
 		case <-tick.C:
 			a.writeGap()
 			a.upkeep()
@@ -227,6 +234,9 @@ func (a *File) run() {
 		a.errors.Add(1)
 	}
 }
+
+// count returns how many records lines hold.
+func count(lines []byte) int { return bytes.Count(lines, []byte{'\n'}) }
 
 // part cuts whole lines off, of batchBytes together if one is not longer.
 func part(lines []byte) (first, rest []byte) {
