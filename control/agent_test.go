@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -209,7 +210,11 @@ func TestSignInOfAnotherUserEndsTheFirst(t *testing.T) {
 }
 
 func TestGCR002_M168_PasswordGuessingLocksOut(t *testing.T) {
-	s := newSite(t, func(c *Config) { c.Lockout = Lockout{Attempts: 3, PerSource: 8} })
+	attacks := make(chan alert.Alert, 100)
+	s := newSite(t, func(c *Config) {
+		c.Lockout = Lockout{Attempts: 3, PerSource: 8}
+		c.Alerts = alert.Func(func(a alert.Alert) { attacks <- a })
+	})
 	for i := range 3 {
 		if status, r := s.agent.login(s.alice, "wrong password 1"); status != 400 {
 			t.Fatalf("attempt %d: %d %+v", i, status, r)
@@ -217,6 +222,14 @@ func TestGCR002_M168_PasswordGuessingLocksOut(t *testing.T) {
 	}
 	if status, r := s.agent.login(s.alice, password); status != 429 || !strings.Contains(r.Result, "LOGIN_LIMIT") {
 		t.Errorf("the right password after 3 wrong ones: %d %+v", status, r)
+	}
+	select {
+	case a := <-attacks:
+		if a.Code != alert.LoginAttack || a.Remote == "" {
+			t.Errorf("alert %+v, want %s with the source", a, alert.LoginAttack)
+		}
+	default:
+		t.Error("guessing was not alerted")
 	}
 	var users []UserInfo
 	s.do("GET", "/v1/users", nil, &users)

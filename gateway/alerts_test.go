@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,6 +44,28 @@ func TestR17_ClockStepsAreAlerted(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// A certificate that ends soon is an alert.
+func TestGCR002_M68_CertificatesThatEndSoonAreAlerted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		g := &Gateway{now: func() time.Time { return now }, log: zap.NewNop()}
+		g.alerts = newAlerts(g.log, g.now)
+		var got []alert.Alert
+		var up alert.Sink = alert.Func(func(a alert.Alert) { got = append(got, a) })
+		g.alerts.up.Store(&up)
+		g.site.Store(&site{ends: map[string]time.Time{"tls.crt": now.Add(certificateWarning / 2), "sign.crt": now.Add(2 * certificateWarning)}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- g.watchCertificates(ctx) }()
+		synctest.Wait()
+		cancel()
+		<-done
+		if len(got) != 1 || got[0].Code != alert.CertExpiring || !strings.Contains(got[0].Detail, "tls.crt") || strings.Contains(got[0].Detail, "sign.crt") {
+			t.Errorf("alerts %+v", got)
 		}
 	})
 }

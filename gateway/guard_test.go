@@ -20,6 +20,7 @@ import (
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/permit"
+	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/tunnel/spa"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -118,6 +119,18 @@ func TestOneChangeAmongManyIsFast(t *testing.T) {
 	t.Logf("one device comes, one goes, among 10000: %v", best)
 	if best > 5*time.Millisecond {
 		t.Errorf("%v, 5 ms allowed", best)
+	}
+}
+
+// A guard that was switched on and can not run is an alert.
+func TestGCR002_M68_AGuardThatDoesNotRunIsAlerted(t *testing.T) {
+	w := newWorld(t)
+	must(t, os.MkdirAll(filepath.Join(w.dir, "state"), 0o700))
+	w.write("state/guard.on", "", 0o600) // it was switched on, and its interface is gone
+	w.config(twoApps + "guard: {interface: nosuch0, management: [192.0.2.0/24]}\n")
+	w.start()
+	if n := w.raised(alert.GuardOff); n != 1 {
+		t.Errorf("alert %s was raised %d times, want once", alert.GuardOff, n)
 	}
 }
 
