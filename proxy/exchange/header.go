@@ -83,6 +83,18 @@ func (h Header) Has(name string) bool {
 	return false
 }
 
+// Named returns the fields that have one of names: those of a trailer that a
+// head announced.
+func (h Header) Named(names []string) Header {
+	var out Header
+	for i := range h {
+		if slices.ContainsFunc(names, h[i].Is) {
+			out = append(out, h[i])
+		}
+	}
+	return out
+}
+
 // Add appends a field.
 func (h *Header) Add(name, value string) { *h = append(*h, Field{name, value}) }
 

@@ -109,15 +109,7 @@ func withoutEncoding(h exchange.Header) exchange.Header {
 
 // announced returns the trailer fields that the head has announced.
 func (r *request) announced() exchange.Header {
-	var out exchange.Header
-	for _, f := range r.body.Trailer {
-		for _, n := range r.x.Announced { // not the head's: an HTTP/2 upstream may ask late
-			if strings.EqualFold(n, f.Name) {
-				out = append(out, f)
-			}
-		}
-	}
-	return out
+	return r.body.Trailer.Named(r.x.Announced) // not the head's: an HTTP/2 upstream may ask late
 }
 
 // bodyReader reads the body for the walk. The first read is the client's leave

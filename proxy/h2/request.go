@@ -193,13 +193,5 @@ func joinCookies(h exchange.Header) exchange.Header {
 func (s *stream) announced() exchange.Header {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	var out exchange.Header
-	for _, f := range s.trailer {
-		for _, n := range s.x.Announced {
-			if strings.EqualFold(n, f.Name) {
-				out = append(out, f)
-			}
-		}
-	}
-	return out
+	return s.trailer.Named(s.x.Announced)
 }

@@ -227,17 +227,7 @@ func (s *stream) please() {
 }
 
 // announced returns the trailer fields that the head has announced.
-func (s *stream) announced() exchange.Header {
-	var out exchange.Header
-	for _, f := range s.trailer {
-		for _, n := range s.x.Announced {
-			if strings.EqualFold(n, f.Name) {
-				out = append(out, f)
-			}
-		}
-	}
-	return out
-}
+func (s *stream) announced() exchange.Header { return s.trailer.Named(s.x.Announced) }
 
 // block gathers a field section in memory of its own.
 type block struct {

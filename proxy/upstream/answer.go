@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
@@ -202,20 +200,9 @@ func (a *answer) sendBody() error {
 	}
 	var trailer exchange.Header
 	if len(a.req.Trailers) > 0 {
-		trailer = a.req.announced()
+		trailer = a.req.Trailer().Named(a.req.Trailers)
 	}
 	return a.write(message.AppendLastChunk(framed[:0], trailer))
-}
-
-// announced returns the trailer fields that the head has announced.
-func (r *Request) announced() exchange.Header {
-	var out exchange.Header
-	for _, f := range r.Trailer() {
-		if slices.ContainsFunc(r.Trailers, func(n string) bool { return strings.EqualFold(n, f.Name) }) {
-			out = append(out, f)
-		}
-	}
-	return out
 }
 
 // tunnel is the connection behind a 101.
