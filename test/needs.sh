@@ -8,7 +8,7 @@ declare -A package=(
   [ssh]=openssh-client [sshd]=openssh-server [git]=git [dig]=bind9-dnsutils [dnsmasq]=dnsmasq-base [iperf3]=iperf3 [gtlsclient]=ngtcp2-client
 )
 if [ "${1:-}" = bench ]; then # the peers that are measured beside us
-  package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [xdp-filter]=xdp-tools [openvpn]=openvpn)
+  package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [caddy]=caddy [xdp-filter]=xdp-tools [openvpn]=openvpn)
 fi
 if [ "${1:-}" = long ]; then # the peers of the long tests
   package+=([node]=nodejs [npm]=npm [chromium]=chromium [slowhttptest]=slowhttptest [sslscan]=sslscan [testssl]=testssl.sh)

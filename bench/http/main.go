@@ -62,7 +62,7 @@ func main() {
 	flag.StringVar(&o.before, "before", "", "another build of Yumen to measure beside it")
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds")
 	flag.DurationVar(&o.length, "length", 3*time.Second, "length of one measurement")
-	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "end of the whole run")
+	flag.DurationVar(&o.limit, "limit", 8*time.Minute, "end of the whole run")
 	flag.IntVar(&o.gatewayCore, "core", 0, "core of the gateway that is measured; everything else runs where this program does")
 	flag.IntVar(&o.grants, "grants", 10_000, "rows of the access grant list")
 	flag.IntVar(&o.idle, "idle", 1000, "idle connections")

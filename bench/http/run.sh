@@ -1,8 +1,8 @@
 #!/bin/sh
-# Measure Yumen beside nginx and haproxy; see README.md. The report, Markdown,
+# Measure Yumen beside nginx, haproxy, net/http and caddy; see README.md. The report, Markdown,
 # goes to standard output. Settings, by environment:
 #   ROUNDS=5 ROUND_SECONDS=3   rounds, and the length of one measurement
-#   LIMIT=5m                   rounds that do not fit into it are left out
+#   LIMIT=8m                   rounds that do not fit into it are left out
 #   GATEWAY_CORE=0 LOAD_CORE=1 cores of the gateway, and of everything else
 #   ONLY=h1-1k                 one workload: h1-1k h1-100k h2-1k handshake rate
 #   YUMEN_BIN=bin/yumen        the binary; built when it is not given
@@ -39,7 +39,7 @@ trap '[ -z "$child" ] || kill "$child" 2>/dev/null || :' INT TERM HUP
 trap 'rm -rf "$dir"' EXIT
 "${GO:-go}" build -o "$dir/bench" ./bench/http
 taskset -c "${LOAD_CORE:-1}" "$dir/bench" -yumen "$YUMEN_BIN" -rounds "${ROUNDS:-5}" -length "${ROUND_SECONDS:-3}s" \
-  -limit "${LIMIT:-5m}" -core "${GATEWAY_CORE:-0}" -only "${ONLY:-}" -before "${BEFORE:-}" -peers "${PEERS:-}" &
+  -limit "${LIMIT:-8m}" -core "${GATEWAY_CORE:-0}" -only "${ONLY:-}" -before "${BEFORE:-}" -peers "${PEERS:-}" &
 child=$!
 status=0
 wait "$child" || status=$?
