@@ -15,10 +15,7 @@ import (
 // revocations: afterwards everything is there, once, and what it says wrongly
 // has changed nothing.
 func TestGCR002_M49_R20_ControlCenterMisbehaves(t *testing.T) {
-	long := time.Minute
-	if testbed.Long() {
-		long = 10 * time.Minute
-	}
+	long := shorter(10*time.Minute, 40*time.Second)
 	for _, fault := range control.Faults {
 		t.Run(fault, func(t *testing.T) {
 			inBubble(t, nil, func(w *world) {
@@ -37,7 +34,7 @@ func TestGCR002_M49_R20_ControlCenterMisbehaves(t *testing.T) {
 				}})
 				w.must(err)
 				rows, version, _ := w.gw.Rows()
-				stop := every(2*time.Second, w.raise)
+				stop := every(shorter(2*time.Second, 4*time.Second), w.raise)
 				time.Sleep(long)
 				stop()
 				_, err = w.site.Chaos(ctx, control.ChaosPlan{})
@@ -89,7 +86,11 @@ func TestR20_PushStreamMisbehaves(t *testing.T) {
 				}})
 				w.must(err)
 				var worst time.Duration
-				for range 5 {
+				rounds := 2
+				if testbed.Long() {
+					rounds = 5
+				}
+				for range rounds {
 					worst = max(worst, w.lock(75*time.Second))
 					w.unlock()
 					time.Sleep(61 * time.Second)

@@ -19,7 +19,7 @@ func TestR17_ClockOfTheControlCenterJumps(t *testing.T) {
 		c.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
 	}, func(w *world) {
 		rows, _, _ := w.gw.Rows()
-		stop := every(2*time.Second, w.raise)
+		stop := every(shorter(2*time.Second, 6*time.Second), w.raise)
 		for _, d := range []time.Duration{time.Hour, 0, -time.Hour, 0} {
 			offset.Store(int64(d))
 			time.Sleep(3 * time.Minute)

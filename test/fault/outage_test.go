@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/test/testbed"
 )
 
 // Four hours without the path to the control center, under alerts: afterwards
@@ -12,7 +13,7 @@ import (
 func TestGCR002_M49_R1_R2_OutageOfHours(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
 		w.net.Partition()
-		stop := every(15*time.Second, w.raise)
+		stop := every(shorter(15*time.Second, time.Minute), w.raise)
 		time.Sleep(4 * time.Hour)
 		stop()
 		w.net.Heal()
@@ -30,6 +31,15 @@ func TestGCR002_M49_R1_R2_OutageOfHours(t *testing.T) {
 		t.Logf("4 h of outage: first live alert %v after the path was back, everything %v after it (%d alerts)", live, time.Since(back).Round(time.Millisecond), len(w.alerts))
 		_ = drained
 	})
+}
+
+// shorter returns how long something takes in the long form, and in the short
+// one: what it proves is the same, of less.
+func shorter(long, short time.Duration) time.Duration {
+	if testbed.Long() {
+		return long
+	}
+	return short
 }
 
 // live waits for the newest numbered alerts and returns how long they took to
@@ -59,11 +69,15 @@ func (w *world) live() time.Duration {
 	return 0
 }
 
-// Ten restarts of the control center under alerts.
+// Ten restarts of the control center under alerts (four in the short form).
 func TestGCR002_M49_RestartOfTheControlCenter(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
-		stop := every(500*time.Millisecond, w.raise)
-		for range 10 {
+		restarts := 4
+		if testbed.Long() {
+			restarts = 10
+		}
+		stop := every(shorter(500*time.Millisecond, 2*time.Second), w.raise)
+		for range restarts {
 			time.Sleep(20 * time.Second)
 			w.must(w.site.Stop())
 			time.Sleep(5 * time.Second)
@@ -75,7 +89,7 @@ func TestGCR002_M49_RestartOfTheControlCenter(t *testing.T) {
 		live := w.live()
 		w.settle(5 * time.Minute)
 		w.complete()
-		t.Logf("10 restarts: the last live alert took %v", live)
+		t.Logf("%d restarts: the last live alert took %v", restarts, live)
 	})
 }
 
@@ -84,7 +98,11 @@ func TestGCR002_M49_RestartOfTheControlCenter(t *testing.T) {
 func TestGCR002_M48_ConnectionsThatVanish(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
 		var worst time.Duration
-		for range 30 {
+		rounds := 8
+		if testbed.Long() {
+			rounds = 30
+		}
+		for range rounds {
 			n := w.net.Vanish()
 			if n == 0 {
 				t.Fatal("there was no connection to vanish")
