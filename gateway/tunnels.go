@@ -49,8 +49,9 @@ func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
 		s := in.ConnectionState()
 		t.Conn, t.Protocol, t.Suite, t.Peer = in, policy.TLCP, tlcp.CipherSuiteName(s.CipherSuite), tlcp.X509(s.PeerSign)
 	}
-	c.Peer = nil // an agent's certificates are larger than its idle tunnel
-	if s, ok := t.Conn.(interface{ Settle() }); ok && c.ALPN != listen.TunnelSealed { // it waits at the socket, where another protocol is
+	c.Peer = nil                             // an agent's certificates are larger than its idle tunnel
+	settles := c.ALPN != listen.TunnelSealed // it waits at the socket, where TLS is
+	if s, ok := t.Conn.(interface{ Settle() }); ok && settles {
 		s.Settle()
 	}
 	_ = g.tunnel.ServeConn(ctx, t) // it has logged and counted why it ended

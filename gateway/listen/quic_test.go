@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -231,5 +232,43 @@ func TestQUICIgnoresNoise(t *testing.T) {
 	}
 	if _, got, err := f.ask(t, &tls.Config{ServerName: "app.example", NextProtos: []string{HTTP3}}); err != nil || got != "h3 app.example -" {
 		t.Errorf("behind the noise: %q, %v", got, err)
+	}
+}
+
+// A client of a process that died learns from the next one at once that its
+// connection is gone: the key of resets is the same.
+func TestQUICResetsConnectionsOfTheProcessBefore(t *testing.T) {
+	f := startQUIC(t, Limits{})
+	q, got, err := f.ask(t, &tls.Config{ServerName: "app.example", NextProtos: []string{HTTP3}})
+	if err != nil || got != "h3 app.example -" {
+		t.Fatal(got, err)
+	}
+	dead := f.port.packets[0]
+	_ = dead.tr.Close() // says nothing to anybody
+	_ = dead.pc.Close()
+	pc, err := ListenPackets(t.Context(), f.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := New(Config{Handlers: f.port.cfg.Handlers, Faces: f.port.faces.Load(), Drain: time.Second, QUIC: f.port.cfg.QUIC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.AddPackets(pc); err != nil {
+		t.Fatal(err)
+	}
+	(&fixture{}).run(t, next, "127.0.0.1:0")
+	start := time.Now()
+	if s, err := q.OpenStream(); err == nil {
+		_, _ = s.Write(make([]byte, 100))
+	}
+	select {
+	case <-q.Context().Done():
+		if err := context.Cause(q.Context()); !errors.As(err, new(*quic.StatelessResetError)) {
+			t.Errorf("ended by %v", err)
+		}
+		t.Logf("noticed after %v", time.Since(start))
+	case <-time.After(5 * time.Second):
+		t.Error("the client waits")
 	}
 }
