@@ -56,9 +56,11 @@ type caller struct {
 
 	hedges budget
 	pace   pace
-	tries  sync.WaitGroup // attempts that run
-	life   context.Context
-	end    context.CancelFunc // ends life: the attempts that nobody waits for
+
+	silences silences
+	tries    sync.WaitGroup // attempts that run
+	life     context.Context
+	end      context.CancelFunc // ends life: the attempts that nobody waits for
 }
 
 func newCaller(cfg callerConfig) (*caller, error) {

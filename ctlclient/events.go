@@ -247,7 +247,11 @@ func (st *pushStream) run(ctx context.Context) error {
 	})
 	defer watch.Stop()
 	var seen uint64 // number of the newest event
-	err = readEvents(resp.Body, func() { watch.Reset(limit); st.quiet.Store(false) }, func(in sse) error {
+	err = readEvents(resp.Body, func() {
+		watch.Reset(limit)
+		st.quiet.Store(false)
+		g.call.silences.heard()
+	}, func(in sse) error {
 		missed := in.seq > seen+1 || in.seq > seen && in.beat()
 		e := event{id: in.id, data: in.data, from: st}
 		if in.seq != 0 && in.seq <= seen || missed {

@@ -182,7 +182,7 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 		err   error
 	}
 	plan := c.pace.plan()
-	answers := make(chan answer, len(plan)+1)
+	answers := make(chan answer, len(plan)+2)
 	own, cancel := context.WithTimeout(c.life, c.cfg.timeout)
 	gaveUp := context.AfterFunc(ctx, cancel)
 	var tries sync.WaitGroup
@@ -196,13 +196,18 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 			defer tries.Done()
 			began := time.Now()
 			m, err := try(own, client)
-			if n == 0 && answered(err) {
-				c.pace.took(time.Since(began))
+			if answered(err) {
+				c.silences.heard()
+				if n == 0 {
+					c.pace.took(time.Since(began))
+				}
 			}
 			answers <- answer{n, client == c.fresh, m, err}
 		})
 	}
 	began := time.Now()
+	back := c.silences.begin()
+	defer c.silences.end()
 	start(c.kept)
 	defer func() {
 		gaveUp()
@@ -227,6 +232,10 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 		select {
 		case <-timer.C:
 			again()
+		case <-back:
+			if back = nil; time.Since(began) >= hedgeAfter {
+				start(c.kept)
+			}
 		case a := <-answers:
 			running--
 			if answered(a.err) {

@@ -54,7 +54,7 @@ func sound(t *testing.T, r *result) {
 // in the tables that it was planted in, and printed.
 func TestGCR002_M48_M91_PlantedDelayFails(t *testing.T) {
 	t.Parallel()
-	r := short(t, "planted", 40, 20)
+	r := short(t, "planted", 20, 20)
 	s := r.Samples["agent-control T22"]
 	if r.pass() || len(s) == 0 || s[len(s)-1] < limit {
 		t.Errorf("a planted delay of 3.5 s was not found: %+v", r)
@@ -81,7 +81,7 @@ func TestGCR002_M48_BudgetShortForm(t *testing.T) {
 			t.Parallel()
 			switch c.name {
 			case "idle", "blackhole":
-				sound(t, short(t, c.name, 120, 20))
+				sound(t, short(t, c.name, 80, 20))
 				return
 			}
 			if !testbed.Long() {

@@ -74,7 +74,8 @@ func main() {
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "budget:", err)
-			os.Exit(1)
+			failed = true
+			continue
 		}
 		all = append(all, r)
 		failed = failed || !r.pass()

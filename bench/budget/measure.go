@@ -58,11 +58,17 @@ func (b *bench) away() (back func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	i := len(b.aways)
+	if os.Getenv(logVar) != "" {
+		fmt.Fprintln(os.Stderr, "AWAY", time.Now().Format(time.RFC3339Nano))
+	}
 	b.aways = append(b.aways, span{from: time.Now()})
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.aways[i].to = time.Now()
+		if os.Getenv(logVar) != "" {
+			fmt.Fprintln(os.Stderr, "BACK", time.Now().Format(time.RFC3339Nano))
+		}
 	}
 }
 
@@ -246,7 +252,7 @@ func measure(o options) (_ *result, err error) {
 	if b.relay != nil {
 		b.note("%d segments lost", b.relay.Lost())
 	}
-	s.drain()
+	s.drain(c.drain())
 	return b.result(c, s, o, began, took)
 }
 
@@ -256,6 +262,7 @@ func (b *bench) push(ctx context.Context, user string) error {
 	for ctx.Err() == nil {
 		var out control.Locked
 		b.restarting.Lock()
+		began := time.Now()
 		err := b.site.Do(ctx, "POST", "/v1/locks", control.NewLock{Kind: "user", ID: user, Wait: 10 * time.Second}, &out)
 		if err == nil {
 			err = b.site.Do(ctx, "DELETE", "/v1/locks/user/"+user, nil, nil)
@@ -269,7 +276,11 @@ func (b *bench) push(ctx context.Context, user string) error {
 		}
 		for _, g := range out.Gateways {
 			if g.Result != "disconnected" { // a gateway without a stream takes the list when it is back
-				b.sample("control-gateway T7", g.After, g.After != 0)
+				took := g.After
+				if took == 0 {
+					took = time.Since(began)
+				}
+				b.sample("control-gateway T7", took, g.After != 0)
 			}
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -329,13 +340,15 @@ func (b *bench) result(c cell, p *parties, o options, began time.Time, took time
 	return r, nil
 }
 
-// logger is for whoever looks for the cause of a bad figure: the links' warnings
+const logVar = "YUMEN_BUDGET_LOG"
+
+// logger is for whoever looks for the cause of a bad figure: what the links say,
 // on standard error, when YUMEN_BUDGET_LOG is set.
 func logger() *zap.Logger {
-	if os.Getenv("YUMEN_BUDGET_LOG") == "" {
+	if os.Getenv(logVar) == "" {
 		return nil
 	}
-	return zap.Must(zap.NewDevelopmentConfig().Build(zap.IncreaseLevel(zap.WarnLevel)))
+	return zap.Must(zap.NewDevelopmentConfig().Build(zap.IncreaseLevel(zap.InfoLevel)))
 }
 
 func loadAverage() string {

@@ -88,9 +88,9 @@ func (p *parties) back(s span, arrived map[string]time.Time) (out []time.Duratio
 	return out
 }
 
-// drain waits until the outboxes are empty, for 30 s at most.
-func (p *parties) drain() {
-	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(50 * time.Millisecond) {
+// drain waits until the outboxes are empty, or for most.
+func (p *parties) drain(most time.Duration) {
+	for began := time.Now(); time.Since(began) < most; time.Sleep(50 * time.Millisecond) {
 		waiting := 0
 		for _, g := range p.gateways {
 			waiting += g.Status().Outbox[ctlclient.ClassAlert].Pending

@@ -2,6 +2,7 @@ package roles
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -17,6 +18,9 @@ import (
 func (s *Site) Preload(n int) (err error) {
 	pass, err := keystore.ReadPassphrase(s.control.PassphraseFile)
 	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.control.DataDir, 0o700); err != nil {
 		return err
 	}
 	base, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(s.control.DataDir, "store.db")})
