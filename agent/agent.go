@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/yumen-zt/yumen/agent/localuser"
+	"github.com/yumen-zt/yumen/agent/posture"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/wire"
@@ -49,6 +50,7 @@ type Agent struct {
 	flows    map[uint64]*flow  // guarded by mu; at most MaxFlows and their datagram ways
 	nextFlow uint64            // guarded by mu
 	hinted   time.Duration     // guarded by mu; Elapsed
+	posture  posture.Report    // guarded by mu
 	fetched  time.Time         // guarded by mu; when the resource list came
 	renewed  time.Time         // guarded by mu; last Table 14 or hello that was accepted
 
@@ -72,6 +74,7 @@ func New(cfg Config) (*Agent, error) {
 		slots: make(chan struct{}, cfg.MaxFlows), refetch: make(chan struct{}, 1),
 		changed: make(chan struct{}), flows: map[uint64]*flow{},
 	}
+	a.posture = posture.Look()
 	uid, err := localuser.Self()
 	if err != nil && !(errors.Is(err, localuser.ErrUnsupported) && cfg.TrustLocalUsers) {
 		return nil, fmt.Errorf("make agent: %w", err)
@@ -185,8 +188,9 @@ type Status struct {
 	OverLimit        uint64 `json:"over_limit"` // connections beyond max_flows
 	DroppedDatagrams uint64 `json:"dropped_datagrams"`
 
-	Faces   []FaceStatus `json:"faces"`
-	Notices []Notice     `json:"notices"` // the newest first
+	Posture posture.Report `json:"posture"` // of this device
+	Faces   []FaceStatus   `json:"faces"`
+	Notices []Notice       `json:"notices"` // the newest first
 }
 
 // FaceStatus names one local address.
@@ -231,7 +235,7 @@ func (a *Agent) Status() (s Status) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s.Faces = a.bound
+	s.Faces, s.Posture = a.bound, a.posture
 	s.Fault, s.Flows, s.Opened, s.Refused = a.lastFault, len(a.flows), a.opened, a.denied
 	s.Strangers, s.OverLimit, s.DroppedDatagrams = a.strangers, a.overLimit, a.droppedDatagrams
 	defer func() {

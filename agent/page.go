@@ -95,6 +95,7 @@ td,th{text-align:left;border-bottom:1px solid #ccc;padding:.3em .6em;vertical-al
 <tr><th>控制中心 · control center</th><td>{{if .ControlConnected}}已连接 · connected <small>{{.ControlProtocol}} {{.ControlSuite}}</small>{{else}}未连接 · not connected{{end}}</td></tr>
 <tr><th>令牌有效期 · token until</th><td>{{with .Expires}}{{.Format "2006-01-02 15:04:05 MST"}}{{else}}—{{end}}</td></tr>
 <tr><th>连接 · connections</th><td>{{.Flows}} <small>累计 · opened {{.Opened}}，拒绝 · refused {{.Refused}}</small></td></tr>
+<tr><th>本机状态 · posture</th><td>{{with .Posture}}{{or .Name .OS}} {{.Version}} {{.Arch}}<br><small>磁盘加密 · disk encrypted {{.DiskEncrypted}}，防火墙 · firewall {{.Firewall}}</small>{{end}}</td></tr>
 <tr><th>本地入口 · local faces</th><td>{{range .Faces}}{{.Kind}} {{.Addr}}<br>{{end}}</td></tr>
 </table>
 <h2>可访问的应用 · applications</h2>

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/agent/posture"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/clock"
 )
@@ -62,6 +63,10 @@ func (a *Agent) watch(ctx context.Context) error {
 		}
 		if s-checked >= checkPeriod {
 			checked = s
+			now := posture.Look()
+			a.mu.Lock()
+			a.posture = now
+			a.mu.Unlock()
 			if err := a.state.check(); err != nil {
 				return a.altered(ctx, err)
 			}

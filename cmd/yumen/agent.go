@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -247,6 +248,7 @@ func printAgentStatus(w io.Writer, s *agent.Status) {
 	}
 	line("resources 资源", "%d", s.Resources)
 	line("connections 连接", "%d (%d opened, %d refused)", s.Flows, s.Opened, s.Refused)
+	line("posture 本机状态", "%s %s, disk encrypted 磁盘加密 %s, firewall 防火墙 %s", cmp.Or(s.Posture.Name, s.Posture.OS), s.Posture.Arch, s.Posture.DiskEncrypted, s.Posture.Firewall)
 	for _, f := range s.Faces {
 		line("face 入口", "%s %s", f.Kind, f.Addr)
 	}
