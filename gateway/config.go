@@ -23,6 +23,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/gateway/listen"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/proxy"
 	"github.com/yumen-zt/yumen/proxy/login"
 	"github.com/yumen-zt/yumen/tunnel"
@@ -64,6 +65,8 @@ type Config struct {
 	Metrics MetricsConfig `yaml:"metrics"`
 	Audit   AuditConfig   `yaml:"audit"`
 	Log     LogConfig     `yaml:"log"`
+
+	AccessLog audit.AccessLogConfig `yaml:"access_log"` // every HTTP request; default: none
 
 	dir string // of the file
 }
@@ -193,6 +196,7 @@ func (c *Config) complete() {
 	at(&c.Outbox.Dir, filepath.Join(c.StateDir, "outbox"))
 	at(&c.Audit.Dir, filepath.Join(c.StateDir, "audit"))
 	at(&c.Proxy.AssertionKeyFile, filepath.Join(c.StateDir, "assertion.key"))
+	at(&c.AccessLog.File, "")
 	at(&c.Audit.File, filepath.Join(c.StateDir, "audit.jsonl"))
 	at(&c.Audit.Rights.Socket, "")
 	if c.Guard != nil {
@@ -308,6 +312,9 @@ func (c *Config) Validate() error {
 		fault("audit.send", "%q is none of off, ends, all", c.Audit.Send)
 	}
 	lines("", c.Outbox.Validate("outbox."))
+	if err := c.AccessLog.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("  %w", err))
+	}
 	if a := c.Metrics.Listen; a != "off" {
 		host, _, err := net.SplitHostPort(a)
 		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {

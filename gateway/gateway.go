@@ -66,8 +66,9 @@ type Gateway struct {
 	alerts     *alerts
 	audit      *audit.File
 	auditCfg   AuditConfig
-	auditStore *audit.Sealing // nil: records are lines in a file
-	auditUp    *auditUp       // nil: audit records stay here
+	auditStore *audit.Sealing   // nil: records are lines in a file
+	accessLog  *audit.AccessLog // nil: none
+	auditUp    *auditUp         // nil: audit records stay here
 	access     *access.Access
 	revoked    *revoked
 	peers      sync.Map // *listen.Conn of those that a client certificate opened → *held
@@ -262,6 +263,13 @@ func (g *Gateway) build(ctx context.Context, cfg *Config) error {
 	if pc.AssertionKeys, err = assertionKeys(pc.AssertionKeyFile); err != nil {
 		return err
 	}
+	if cfg.AccessLog.File != "" {
+		if g.accessLog, err = audit.OpenAccessLog(cfg.AccessLog, g.now); err != nil {
+			return err
+		}
+		pc.Log = g.accessLog.Write
+		g.registry.MustRegister(accessLogMetrics(g.accessLog)...)
+	}
 	pc.Forwarders = proxy.Forwarders{Networks: networks(cfg.Forwarders.Headers), Field: cfg.Forwarders.Field}
 	if pc.Handlers, err = g.handlers(cfg); err != nil {
 		return err
@@ -393,6 +401,9 @@ func (g *Gateway) close() {
 	if g.revoked != nil {
 		_ = g.revoked.close() // as below
 	}
+	if g.accessLog != nil {
+		_ = g.accessLog.Close() // as above
+	}
 	if g.audit != nil {
 		_ = g.audit.Close() // what was written is kept; the error that made us close is the one to tell
 	}
@@ -489,6 +500,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	err := before.Wait()
 	stopFront()
 	handing.Wait()
+	if g.accessLog != nil {
+		err = errors.Join(err, g.accessLog.Close())
+	}
 	g.audit.Write(&audit.Record{Time: g.now(), Kind: audit.System, GatewayID: g.id, Object: "stop", Allowed: true, Result: "ok"})
 	stopBack()
 	err = errors.Join(err, handed, behind.Wait())

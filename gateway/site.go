@@ -165,6 +165,9 @@ func (g *Gateway) tryReload() error {
 	// away is cut before anything else sees it.
 	g.lists.site(s)
 	g.site.Store(s)
+	if g.accessLog != nil {
+		g.accessLog.Reopen()
+	}
 	g.proxy.SetApps(s.apps)
 	g.tunnel.SetApps(s.apps)
 	g.port.SetFaces(s.faces)
@@ -222,6 +225,7 @@ func (c *Config) restartNeeded(old *Config) error {
 	fixed("admin.socket", c.Admin.Socket == old.Admin.Socket)
 	fixed("metrics.listen", c.Metrics.Listen == old.Metrics.Listen)
 	fixed("audit", reflect.DeepEqual(c.Audit, old.Audit))
+	fixed("access_log", c.AccessLog == old.AccessLog)
 	fixed("limits", c.Limits == old.Limits)
 	fixed("forwarders", c.Forwarders.same(&old.Forwarders))
 	fixed("name", c.Name == old.Name)

@@ -59,6 +59,9 @@ type Config struct {
 	// Default assertion.key in the state folder.
 	AssertionKeyFile string `yaml:"assertion_key_file"`
 
+	// Log gets every request when it has ended. Default: none.
+	Log func(*audit.Access) `yaml:"-"`
+
 	GatewayID    string         `yaml:"-"` // required: the issuer of assertions, and the loop mark
 	Access       *access.Access `yaml:"-"` // required
 	Apps         *apps.Registry `yaml:"-"` // required

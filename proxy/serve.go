@@ -218,7 +218,11 @@ func (p *Proxy) handler(x *Exchange) http.Handler {
 func (p *Proxy) finish(x *Exchange, s *site) {
 	p.metrics.inFlight.Dec()
 	s.counted(p.metrics, x.App, x.Status).Inc()
-	p.metrics.duration.Observe(p.cfg.Now().Sub(x.Start).Seconds())
+	took := p.cfg.Now().Sub(x.Start)
+	p.metrics.duration.Observe(took.Seconds())
+	if p.cfg.Log != nil {
+		p.log(x, took)
+	}
 	if n := x.BytesIn.Load(); n > 0 {
 		p.metrics.in.Add(float64(n))
 	}
