@@ -177,7 +177,14 @@ func (p *Proxy) checkHost(x *Exchange) error {
 		}
 		return denied(reason.HostMismatch, "server name "+x.Conn.SNI)
 	}
-	x.Conn.SetAuthority(&exchange.Authority{Sent: strings.Clone(x.Authority), Host: strings.Clone(x.Host), Port: strings.Clone(x.Port)})
+	known := &exchange.Authority{Sent: strings.Clone(x.Authority), Host: x.Host}
+	if strings.HasPrefix(known.Sent, known.Host) { // a part of it and not of a whole head
+		known.Host = known.Sent[:len(known.Host)]
+	} else {
+		known.Host = strings.Clone(known.Host)
+	}
+	known.Port = known.Sent[len(known.Sent)-len(x.Port):]
+	x.Conn.SetAuthority(known)
 	return nil
 }
 

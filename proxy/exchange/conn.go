@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 
 	"github.com/yumen-zt/yumen/access/policy"
@@ -35,6 +36,9 @@ func (c *Conn) text() *texts {
 	t := c.texts.Load()
 	if t == nil {
 		t = &texts{c.Remote.String(), c.Remote.Addr().Unmap().String()}
+		if strings.HasPrefix(t.remote, t.address) {
+			t.address = t.remote[:len(t.address)] // one string less for an idle connection to hold
+		}
 		c.texts.Store(t)
 	}
 	return t
