@@ -68,6 +68,7 @@ func (t *table) print(w io.Writer) error {
 	t.ratio("the same, the mux alone: on the sealed stream", t.bulk, "sealed+mux", "sealed", cpu, 1.05, false)
 	for _, peer := range []string{"yamux", "smux"} {
 		t.ratio("bulk over TLS, throughput of the mux / "+peer, t.bulk, "tls+mux", "tls+"+peer, throughput, 1.2, true)
+		t.ratio("the same by CPU, "+peer+" / the mux", t.bulk, "tls+"+peer, "tls+mux", cpu, 1.2, true)
 		t.ratio("bulk over TLCP, throughput of the mux / "+peer, t.bulk, "tlcp+mux", "tlcp+"+peer, throughput, 1, true)
 	}
 	t.ratio("bulk TLCP + mux / OpenVPN AES-128-GCM, throughput", t.bulk, "tlcp+mux", "openvpn", throughput, 2, true)
