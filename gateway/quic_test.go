@@ -6,8 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -72,9 +70,7 @@ func TestHTTP3OnTheSamePort(t *testing.T) {
 	}
 	w.want(udp, "https://"+host1+"/", 403, "YM-")
 	must(t, w.stop())
-	raw, err := os.ReadFile(filepath.Join(w.dir, "state", "audit.jsonl"))
-	must(t, err)
-	audit := string(raw)
+	audit := w.auditText()
 	for _, part := range []string{`"carrier":"h3"`, `"protocol":"tls1.3"`, `"suite":"TLS_AES_128_GCM_SHA256"`, reason.ClientCertAbsent.String()} {
 		if !strings.Contains(audit, part) {
 			t.Errorf("no %s in the audit", part)
