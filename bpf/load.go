@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // layout is the version of the maps' meaning. Another one has a folder of its
@@ -163,7 +164,8 @@ func explain(err error) error {
 		return fmt.Errorf("load guard program: %w: %w (Linux 5.18 or newer is needed)", ErrUnsupported, err)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("load guard program: %w: %w (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, or root)", ErrUnsupported, err)
-	case errors.Is(err, ebpf.ErrNotSupported):
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL), errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSYS):
+		// Kernels that know no such map, helper or flag say so by one of these.
 		return fmt.Errorf("load guard program: %w: %w (Linux 5.18 or newer with BPF is needed)", ErrUnsupported, err)
 	}
 	return fmt.Errorf("load guard program: %w", err)

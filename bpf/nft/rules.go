@@ -13,7 +13,7 @@ import (
 // samples, counts and drops.
 var dropped = []bpf.Verdict{
 	bpf.DropLink, bpf.DropProtocol, bpf.DropFragment, bpf.DropSource, bpf.DropUnauthorized, bpf.DropDenied, bpf.DropRate, bpf.DropICMPRate,
-	bpf.DropICMPType, bpf.DropTCPFlags,
+	bpf.DropICMPType, bpf.DropTCPFlags, bpf.DropKnockLost,
 }
 
 var passed = []bpf.Verdict{
@@ -187,9 +187,10 @@ const firstSYN = "tcp flags & (syn | ack) == syn"
 func (g *Guard) stateless(w *writer) {
 	c := &g.cfg
 	w.line("add chain inet TABLE knock\nflush chain inet TABLE knock")
-	// A token begins with a bit that is set; so much is read of it.
-	w.line("add rule inet TABLE knock limit rate 20000/second burst 2000 packets log prefix \"k\" group %d snaplen 2048 queue-threshold 1", g.group(false))
-	w.line("add rule inet TABLE knock drop")
+	w.line("add rule inet TABLE knock limit rate 20000/second burst 2000 packets log prefix \"k\" group %d snaplen 2048 queue-threshold 1 drop", g.group(false))
+	for _, v := range versions {
+		w.line("add rule inet TABLE knock %s counter name %s drop", v.is, counterOf(v.family, bpf.DropKnockLost))
+	}
 	w.line("add chain inet TABLE stateless\nflush chain inet TABLE stateless")
 	rule := func(format string, args ...any) { w.line("add rule inet TABLE stateless "+format, args...) }
 	four, six := g.management()
@@ -200,7 +201,7 @@ func (g *Guard) stateless(w *writer) {
 		rule("ip6 saddr { %s } return", six)
 	}
 	rule("meta l4proto != { tcp, udp, icmp, icmpv6 } goto drop%d", bpf.DropProtocol)
-	if c.KnockPort != 0 {
+	if c.KnockPort != 0 { // a token begins with a bit that is set
 		rule("udp dport %d udp length 28-%d @th,64,8 >= 128 goto knock", c.KnockPort, 8+maxKnock)
 	}
 	rule("meta l4proto != tcp return")
@@ -216,9 +217,9 @@ func (g *Guard) stateless(w *writer) {
 		rule("%s . meta l4proto . tcp sport . tcp dport @flow%s return", v.saddr, v.of)
 		rule("%s . meta l4proto . tcp dport @open%s return", v.saddr, v.of)
 	}
-	if c.SYNToken { // a SYN with options and a token is no shorter
-		rule("meta nfproto ipv4 meta length >= 60 ip length >= 60 goto knock")
-		rule("meta nfproto ipv6 meta length >= 80 goto knock")
+	for doff := 5; c.SYNToken && doff <= 15; doff++ { // behind the header there is room for a token
+		rule("tcp doff %d ip hdrlength 5 ip length >= %d goto knock", doff, 20+4*doff+tokenBytes)
+		rule("tcp doff %d ip6 length >= %d goto knock", doff, 4*doff+tokenBytes)
 	}
 	rule("goto drop%d", bpf.DropUnauthorized)
 	w.line("add chain inet TABLE pre { type filter hook prerouting priority -310; policy accept; }")
