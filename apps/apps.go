@@ -64,6 +64,7 @@ type App struct {
 	health         HealthConfig
 	maxRequests    int64
 	inHand         atomic.Int64
+	meter          *meter // shared with earlier registries
 
 	allow    []netip.Prefix
 	secure   security

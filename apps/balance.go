@@ -110,13 +110,15 @@ func (a *App) Down(kinds ...string) bool {
 	return some
 }
 
-// Enter counts a request to the application. It reports false, and counts
-// nothing, when max_requests are in hand. The caller must call Leave after.
-func (a *App) Enter() bool {
+// Enter counts a request to the application that came at now. It reports false,
+// and counts nothing, when max_requests are in hand. The caller must call Leave
+// after.
+func (a *App) Enter(now time.Time) bool {
 	if a.inHand.Add(1) > a.maxRequests {
 		a.inHand.Add(-1)
 		return false
 	}
+	a.meter.count(now)
 	return true
 }
 

@@ -190,12 +190,18 @@ func TestConsistentHashMovesOnlyTheKeysOfWhatGoes(t *testing.T) {
 
 func TestMaxRequestsBoundsWhatIsInHand(t *testing.T) {
 	_, a := one(t, AppConfig{MaxRequests: 2})
-	if !a.Enter() || !a.Enter() || a.Enter() {
+	if !a.Enter(start) || !a.Enter(start) || a.Enter(start) {
 		t.Error("two are possible, three are not")
 	}
 	a.Leave()
-	if !a.Enter() || a.InHand() != 2 {
+	if !a.Enter(start) || a.InHand() != 2 {
 		t.Errorf("one has left, %d in hand", a.InHand())
+	}
+	if total, rate := a.Requests(start.Add(rateSlot)); total != 3 || rate != 3.0/60 {
+		t.Errorf("%d requests, %v a second; want 3 in the last minute", total, rate)
+	}
+	if total, rate := a.Requests(start.Add(2 * time.Minute)); total != 3 || rate != 0 {
+		t.Errorf("%d requests, %v a second; want none in the last minute", total, rate)
 	}
 }
 

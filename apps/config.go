@@ -238,6 +238,7 @@ func newApp(c *AppConfig, previous *Registry, now time.Time) (*App, error) {
 		AnswerTimeout: c.Timeouts.Answer, IdleTimeout: c.Timeouts.Idle, connectTimeout: c.Timeouts.Connect,
 		balance: c.Balance, health: c.Health, maxRequests: int64(c.MaxRequests), demanded: c.DemandIdentity, until: new(atomic.Int64),
 	}
+	a.meter = new(meter)
 	if a.maxRequests == 0 {
 		a.maxRequests = defaultMaxRequests
 	}
@@ -247,7 +248,7 @@ func newApp(c *AppConfig, previous *Registry, now time.Time) (*App, error) {
 	var old *App
 	if previous != nil {
 		if old = previous.ID(a.ID); old != nil {
-			a.until = old.until
+			a.until, a.meter = old.until, old.meter
 		}
 	}
 	for _, h := range c.Hosts {

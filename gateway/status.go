@@ -37,7 +37,9 @@ type AppStatus struct {
 	State string   `json:"state"`
 	// Freshness is how old what is in force for it is.
 	Freshness access.Freshness     `json:"freshness"`
-	InHand    int64                `json:"in_hand"` // HTTP requests now
+	InHand    int64                `json:"in_hand"`             // HTTP requests now
+	Requests  uint64               `json:"requests"`            // HTTP requests since the start
+	Rate      float64              `json:"requests_per_second"` // in the last minute
 	Upstreams []apps.UpstreamState `json:"upstreams"`
 }
 
@@ -95,6 +97,7 @@ func (g *Gateway) Status() Status {
 	now := g.now()
 	for _, a := range site.apps.All() {
 		as := AppStatus{ID: a.ID, Name: a.Name, Hosts: a.Hosts, State: a.State(now).String(), Freshness: g.access.Freshness(g.access.App(a.ID)), InHand: a.InHand()}
+		as.Requests, as.Rate = a.Requests(now)
 		for _, u := range a.Upstreams {
 			as.Upstreams = append(as.Upstreams, u.Status(now))
 		}

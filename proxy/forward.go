@@ -20,7 +20,7 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 	if x.App.State(x.Start) == apps.Offline {
 		return p.deny(x, denied(reason.AppOffline, "no valid Table 1"))
 	}
-	if !x.App.Enter() {
+	if !x.App.Enter(x.Start) {
 		return p.deny(x, denied(reason.AppBusy, "max_requests"))
 	}
 	defer x.App.Leave()

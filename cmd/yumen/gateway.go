@@ -171,9 +171,9 @@ func printStatus(w io.Writer, s *gateway.Status, now time.Time) {
 		fmt.Fprintln(w, "lists come from files")
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "APPLICATION\tNAME\tSTATE\tLISTS\tREQUESTS\tUPSTREAMS\tHOSTS")
+	fmt.Fprintln(tw, "APPLICATION\tNAME\tSTATE\tLISTS\tREQUESTS\tRATE\tUPSTREAMS\tHOSTS")
 	for _, a := range s.Apps {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%v\n", a.ID, a.Name, a.State, a.Freshness, a.InHand, upstreams(a.Upstreams), cmp.Or(strings.Join(a.Hosts, ", "), "-"))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%.1f/s\t%s\t%v\n", a.ID, a.Name, a.State, a.Freshness, a.InHand, a.Rate, upstreams(a.Upstreams), cmp.Or(strings.Join(a.Hosts, ", "), "-"))
 	}
 	tw.Flush()
 	for _, a := range s.Apps {
