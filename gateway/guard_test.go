@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/access"
@@ -207,6 +208,28 @@ func TestS38_UserSpaceAdmits(t *testing.T) {
 		if err := shown(b); err == nil {
 			t.Errorf("%s: a hand was shaken", what)
 		}
+	}
+
+	// QUIC on the same port: who shows no token gets no datagram.
+	q := func(wrap func(*net.UDPConn) net.PacketConn, limit time.Duration) error {
+		udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		must(t, err)
+		defer udp.Close()
+		tr := &quic.Transport{Conn: wrap(udp)}
+		defer tr.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)), &tls.Config{RootCAs: roots, ServerName: host1, NextProtos: []string{"h3"}}, &quic.Config{InitialPacketSize: 1200})
+		if err == nil {
+			_ = conn.CloseWithError(0, "")
+		}
+		return err
+	}
+	if err := q(func(c *net.UDPConn) net.PacketConn { return c }, 200*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("QUIC without a token: %v", err)
+	}
+	if err := q(func(c *net.UDPConn) net.PacketConn { return d.PacketConn(c, pass) }, 10*time.Second); err != nil {
+		t.Errorf("QUIC with a token: %v", err)
 	}
 
 	// The switch says what is wrong, and where the way back is missing.

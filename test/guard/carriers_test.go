@@ -121,7 +121,7 @@ func newDoor(t *testing.T, mode string) *door {
 	d := &door{network: newNetwork(t), streams: make(chan []byte, 16)}
 	var err error
 	d.g, err = bpf.Open(bpf.Config{
-		Interface: "g0", Mode: bpf.Mode(mode), TokenUDP: []uint16{hidden}, SYNToken: true, KnockPort: knockPort, PinDir: t.TempDir(), Uses: bpf.Rate{PerSecond: 1000, Burst: 1000},
+		Interface: "g0", Mode: bpf.Mode(mode), TokenUDP: []uint16{hidden}, UDP: []uint16{published}, Rate: bpf.Rate{PerSecond: 50, Burst: 20}, SYNToken: true, KnockPort: knockPort, PinDir: t.TempDir(), Uses: bpf.Rate{PerSecond: 1000, Burst: 1000},
 		Sizes: bpf.Sizes{Denied: 64, Networks: 64, Tickets: 64, Openings: 256, Sources: 64},
 	})
 	if err != nil {
@@ -220,6 +220,43 @@ func (d *door) refused(t *testing.T, what string, v bpf.Verdict, try func() erro
 	}
 	if count() == was {
 		t.Errorf("%s: nothing was dropped as %v", what, v)
+	}
+}
+
+// limited demands that the rate of a source holds at a published port.
+func (d *door) limited(t *testing.T) {
+	t.Helper()
+	sink, err := net.ListenPacket("udp", at(gw4, published))
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan int)
+	go func() {
+		b := make([]byte, 64)
+		for n := 0; ; n++ {
+			if _, _, err := sink.ReadFrom(b); err != nil {
+				heard <- n
+				return
+			}
+		}
+	}()
+	start := time.Now()
+	d.r.in(t, func() {
+		c, err := net.Dial("udp", sink.LocalAddr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		for range 1000 {
+			_, _ = c.Write([]byte("x")) // the sink counts
+		}
+	})
+	most := 20 + int(time.Since(start)/(20*time.Millisecond)) + 2
+	time.Sleep(100 * time.Millisecond)
+	sink.Close()
+	if n := <-heard; n < 20 || n > most {
+		t.Errorf("of 1000 datagrams %d were heard, 20 to %d allowed", n, most)
 	}
 }
 
@@ -366,6 +403,8 @@ func TestS20_S38_TokenInTheFirstPacket(t *testing.T) {
 		}
 		close(stop)
 		<-busy
+
+		d.limited(t)
 
 		d.count(t, time.Millisecond)
 		time.Sleep(10 * time.Millisecond)

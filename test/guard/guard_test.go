@@ -45,7 +45,7 @@ func needRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: the guard needs root")
 	}
-	for _, p := range []string{"ip", "nft", "nmap", "ping"} {
+	for _, p := range []string{"ip", "nft", "nmap", "ping", "curl"} {
 		if _, err := exec.LookPath(p); err != nil {
 			t.Skipf("NOT TESTED: %s is not here (make needs)", p)
 		}
@@ -339,15 +339,15 @@ func TestS20_S38_S39_GuardedGateway(t *testing.T) {
 				}
 			}
 		}
-		for port, state := range s.r.scan(t, fmt.Sprintf("-sU -p 53,123,%d %s", knockPort, gw4)) {
-			if state != "open|filtered" {
-				t.Errorf("UDP port %s is %s", port, state)
+		for _, words := range []string{"-sU -p 53,123,%d " + gw4, "-6 -sU -p 53,123,%d " + gw6} {
+			for port, state := range s.r.scan(t, fmt.Sprintf(words, knockPort)) {
+				if state != "open|filtered" {
+					t.Errorf("UDP port %s is %s", port, state)
+				}
 			}
 		}
-		if c, err := s.r.reach(t, at(gw4, published), 10*time.Second); err != nil {
-			t.Errorf("published port: %v", err)
-		} else {
-			c.Close()
+		if out := s.r.sh(t, "curl -sk -m 20 -o /dev/null -w '%{http_code}' https://"+at(gw4, published)+"/"); out == "" || out == "000" {
+			t.Errorf("curl to the published port: %q", out)
 		}
 
 		// The agent, behind the NAT.
