@@ -27,6 +27,7 @@ type Agent struct {
 	log     *zap.Logger
 	link    Link
 	dialer  Dialer
+	permits *permits
 	state   *state
 	tamper  error // what openState found altered; Run reports it and ends
 	alerts  *alert.Damper
@@ -254,13 +255,13 @@ func (a *Agent) Status() (s Status) {
 		s.Gateway, s.GatewayAddr, s.Since, s.Renewed = t.gateway, t.addr, moment(t.since), moment(a.renewed)
 		c := t.Carrier()
 		s.Carrier, s.Suite, s.CarrierWhy = c.Protocol, c.Suite, a.cfg.carrierReason()
-		if c, ok := t.Tunnel.(carried); ok && c.lost != "" {
-			s.CarrierWhy += "; " + c.lost
+		if c, ok := t.Tunnel.(carried); ok {
+			s.Permit = string(c.way)
+			if c.lost != "" {
+				s.CarrierWhy += "; " + c.lost
+			}
 		}
 		s.State = Ready
-		if d, ok := a.dialer.(*gatewayDialer); ok {
-			s.Permit = d.permits.Way()
-		}
 		if !ctl.Connected {
 			s.State = Degraded
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/yumen-zt/yumen/crypto/channel"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
+	"github.com/yumen-zt/yumen/tunnel/spa"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -105,19 +106,19 @@ func (d *gatewayDialer) alpn() string {
 }
 
 // dialBy connects to gw by one carrier.
-func (d *gatewayDialer) dialBy(ctx context.Context, name string, gw wire.GatewayRef, addr string) (c carrier.Conn, err error) {
+func (d *gatewayDialer) dialBy(ctx context.Context, name string, gw wire.GatewayRef, addr string, s *shown) (c carrier.Conn, err error) {
 	peer := func(id certid.Identity) error {
 		if id.Gateway == "" || id.Gateway != gw.ID {
 			return fmt.Errorf("verify gateway: the certificate is %s's, not %s's", cmp.Or(id.Name(), "nobody"), gw.ID)
 		}
 		return nil
 	}
-	ctx = withPermit(ctx, gw.Permit)
+	ctx = withPermit(ctx, s)
 	switch name {
 	case carrier.NameTLCP:
 		return (&carrier.TCP{Channel: d.tlcp, Peer: peer}).Dial(ctx, addr)
 	case carrier.NameQUIC:
-		c, err = (&carrier.QUIC{Channel: d.tls, Peer: peer, ALPN: d.alpn(), Packets: d.permits.packets}).Dial(ctx, addr)
+		c, err = (&carrier.QUIC{Channel: d.tls, Peer: peer, ALPN: d.alpn(), Packets: d.permits.packets(s)}).Dial(ctx, addr)
 	default:
 		c, err = (&carrier.TCP{Channel: d.tls, Peer: peer, ALPN: d.alpn()}).Dial(ctx, addr)
 	}
@@ -200,6 +201,7 @@ type carried struct {
 	state channel.State
 	rank  int    // in the dialer's carriers; 0 is the best
 	lost  string // why it is not a better one
+	way   spa.Way
 }
 
 // Carrier implements [Tunnel].

@@ -9,6 +9,7 @@ import (
 
 	"github.com/emmansun/gmsm/smx509"
 	"github.com/go-json-experiment/json/jsontext"
+	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/channel"
@@ -18,7 +19,6 @@ import (
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
-	"github.com/yumen-zt/yumen/tunnel/spa"
 	"github.com/yumen-zt/yumen/wire"
 )
 
@@ -44,6 +44,10 @@ func (a *Agent) connectParts() error {
 		}
 		a.id = id
 	}
+	var err error
+	if a.permits, err = newPermits(keys, c.Permit, c.Now); err != nil {
+		c.Logger.Warn("long-lived permits not read", zap.Error(err))
+	}
 	newLink := c.NewLink
 	if newLink == nil {
 		newLink = func(e Events) (Link, error) { return a.controlLink(keys, e) }
@@ -54,7 +58,7 @@ func (a *Agent) connectParts() error {
 	}
 	a.link, a.dialer = link, c.Dialer
 	if a.dialer == nil {
-		if a.dialer, err = newGatewayDialer(keys, a.id, c.carriers(), c.SealTunnels, c.Permit, c.Now); err != nil {
+		if a.dialer, err = newGatewayDialer(keys, a.id, c.carriers(), c.SealTunnels, a.permits, c.Now); err != nil {
 			return err
 		}
 	}
@@ -97,7 +101,7 @@ func (a *Agent) controlLink(keys *keystore.Store, e Events) (Link, error) {
 	return ctlclient.NewAgent(ctlclient.AgentConfig{
 		URL: a.cfg.Control, AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, Keys: keys, Crypto: a.cfg.Crypto.Profile, DeviceType: a.cfg.DeviceType,
 		Longitude: wire.CoordinateOf(a.cfg.Longitude), Latitude: wire.CoordinateOf(a.cfg.Latitude),
-		OnToken: e.Token, OnResources: e.Resources, OnSignedOut: e.SignedOut, Alerts: alert.Func(a.raise), StateDir: a.cfg.StateDir, OutboxConfig: a.cfg.Outbox, Logger: a.cfg.Logger, Now: a.cfg.Now,
+		OnToken: e.Token, OnResources: e.Resources, OnSignedOut: e.SignedOut, Alerts: alert.Func(a.raise), StateDir: a.cfg.StateDir, OutboxConfig: a.cfg.Outbox, Logger: a.cfg.Logger, Now: a.cfg.Now, Dial: a.permits.control,
 	})
 }
 
@@ -128,8 +132,8 @@ type gatewayDialer struct {
 	permits  *permits
 }
 
-func newGatewayDialer(keys *keystore.Store, id Identity, carriers []string, seal bool, ways []spa.Way, now func() time.Time) (*gatewayDialer, error) {
-	d := &gatewayDialer{carriers: carriers, seal: seal, now: now, climb: climbFirst, permits: &permits{dial: spa.Dialer{Ways: ways, Now: now}}}
+func newGatewayDialer(keys *keystore.Store, id Identity, carriers []string, seal bool, permits *permits, now func() time.Time) (*gatewayDialer, error) {
+	d := &gatewayDialer{carriers: carriers, seal: seal, now: now, climb: climbFirst, permits: permits}
 	if err := d.openChannels(keys); err != nil {
 		return nil, err
 	}
@@ -161,8 +165,12 @@ func (d *gatewayDialer) dial(ctx context.Context, order []string, gw wire.Gatewa
 	if err != nil {
 		return nil, err
 	}
+	by := make(map[string]*shown, len(order))
+	for _, name := range order {
+		by[name] = &shown{permit: gw.Permit}
+	}
 	conn, rank, lost, err := d.race(ctx, order, func(ctx context.Context, name string) (carrier.Conn, error) {
-		return d.dialBy(ctx, name, gw, addr)
+		return d.dialBy(ctx, name, gw, addr, by[name])
 	})
 	if err != nil {
 		return nil, err
@@ -182,7 +190,7 @@ func (d *gatewayDialer) dial(ctx context.Context, order []string, gw wire.Gatewa
 	if err != nil {
 		return nil, err
 	}
-	return carried{t, conn.State(), rank, lost}, nil
+	return carried{t, conn.State(), rank, lost, by[order[rank]].way}, nil
 }
 
 // encCert returns the certificate to seal for gw with, checked up to the

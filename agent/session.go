@@ -177,6 +177,11 @@ func (a *Agent) takeResources(rs *ctlclient.Resources) bool {
 	a.broadcast()
 	a.mu.Unlock()
 	a.cutFlows(reason.GrantRevoked, func(f *flow) bool { return !t.has(f.res) })
+	if a.permits != nil {
+		if err := a.permits.learn(rs.Gateways); err != nil {
+			a.log.Warn("long-lived permits not kept", zap.Error(err))
+		}
+	}
 	return changed
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -320,18 +319,13 @@ func (s *Server) resources(w http.ResponseWriter, r *http.Request) {
 				list.ResourceList = append(list.ResourceList, wire.Resource{AppID: a.ID, AppName: a.Name, IP: host, Port: n})
 			}
 		}
-		for _, g := range st.Parties {
-			if g.Kind == model.Gateway && len(g.Sign) > 0 && st.Locks[model.LockRef{Kind: "device", ID: g.DeviceID}] == nil {
-				gateways = append(gateways, wire.GatewayRef{ID: g.ID, Addresses: g.Addresses, Sign: g.Sign, Enc: g.Enc})
-			}
-		}
+		gateways = gatewaysOf(st)
 	})
 	if list.UserID == "" {
 		s.refuseGet(w, p, "T19", reason.NotAuthenticated)
 		return
 	}
 	s.permit(gateways, p.DeviceID)
-	slices.SortFunc(gateways, func(a, b wire.GatewayRef) int { return compareStrings(a.ID, b.ID) })
 	body, err := wire.Encode(&list)
 	if err != nil {
 		s.log.Error("resources not made", zap.Error(err))

@@ -196,6 +196,13 @@ func (s *Server) enrolReply(p *model.Party, certs wire.EnrolPEMs) (*wire.EnrolRe
 		keystore.MessageRoot: &reply.Roots.Message, keystore.ListRoot: &reply.Roots.List} {
 		*dst = string(s.ca.RootPEM(name))
 	}
+	if p.Kind == model.Agent {
+		gateways := s.gateways()
+		s.permit(gateways, p.DeviceID)
+		if home := wire.Home(gateways); len(home.Gateways) > 0 {
+			reply.Home = home
+		}
+	}
 	reply.Control.URL = s.cfg.URL
 	for name, dst := range map[string]*string{keystore.Sign: &reply.Control.Sign, keystore.Enc: &reply.Control.Enc} {
 		chain, err := s.keys.Chain(name)

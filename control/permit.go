@@ -1,8 +1,11 @@
 package control
 
 import (
+	"slices"
+
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/yumen-zt/yumen/control/model"
 	"github.com/yumen-zt/yumen/crypto/permit"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -19,6 +22,23 @@ func permitKeys(ext map[string]jsontext.Value) *wire.PermitKeys {
 		return nil
 	}
 	return p
+}
+
+// gateways returns those that agents may be sent to.
+func (s *Server) gateways() (all []wire.GatewayRef) {
+	s.view(func(st *model.State) { all = gatewaysOf(st) })
+	return all
+}
+
+func gatewaysOf(st *model.State) []wire.GatewayRef {
+	all := []wire.GatewayRef{}
+	for _, g := range st.Parties {
+		if g.Kind == model.Gateway && len(g.Sign) > 0 && st.Locks[model.LockRef{Kind: "device", ID: g.DeviceID}] == nil {
+			all = append(all, wire.GatewayRef{ID: g.ID, Addresses: g.Addresses, Sign: g.Sign, Enc: g.Enc})
+		}
+	}
+	slices.SortFunc(all, func(a, b wire.GatewayRef) int { return compareStrings(a.ID, b.ID) })
+	return all
 }
 
 // permit gives a device its tickets for those of gateways that have a guard.

@@ -95,6 +95,11 @@ func Enrol(ctx context.Context, cfg EnrolConfig) (*Enrolled, error) {
 	if err := writeEnrolled(keys, reply); err != nil {
 		return nil, err
 	}
+	if reply.Home != nil && len(reply.Home.Gateways) > 0 {
+		if err := errors.Join(reply.Home.Check(), StoreHome(keys, reply.Home)); err != nil {
+			return nil, fmt.Errorf("enrol: %w", err)
+		}
+	}
 	return &Enrolled{Kind: code.Kind, ID: reply.ID, DeviceID: reply.DeviceID, ControlID: reply.ControlID, URL: reply.Control.URL}, nil
 }
 

@@ -254,7 +254,7 @@ func (d *guard) knock(data []byte, from netip.AddrPort) {
 func (d *guard) opens(w spa.Wanted) bool {
 	switch w.Protocol {
 	case spa.TCP:
-		return slices.Contains(d.hidden, w.Port)
+		return slices.Contains(d.hidden, w.Port) || slices.Contains(d.cfg.Doors, int(w.Port))
 	case spa.UDP:
 		return slices.Contains(d.quic, w.Port)
 	}
@@ -310,7 +310,7 @@ func (d *guard) token(local netip.AddrPort, token []byte) bool {
 
 // keys is what the control center makes agents' tickets of.
 func (d *guard) keys() *wire.PermitKeys {
-	if d == nil || len(d.hidden)+len(d.quic) == 0 {
+	if d == nil || len(d.hidden)+len(d.quic)+len(d.cfg.Doors) == 0 {
 		return nil
 	}
 	return d.permits.wire(uint16(d.cfg.KnockPort), d.cfg.SYNToken)

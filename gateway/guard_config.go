@@ -28,6 +28,7 @@ type GuardConfig struct {
 	Published  []string `yaml:"published"`  // ports open for everybody, such as 443 or 443/udp
 	Management []string `yaml:"management"` // networks that reach every port of this host
 	KnockPort  int      `yaml:"knock_port"` // UDP; default 62201
+	Doors      []int    `yaml:"doors"`      // other TCP ports of this host that a knock opens, such as the control center's
 	SYNToken   bool     `yaml:"syn_token"`  // agents may show their permit in the payload of the SYN; off until the path is known to carry it
 	DHCP       bool     `yaml:"dhcp"`       // this host gets its address by DHCP on the interface
 	Ping       bool     `yaml:"ping"`       // answer echo requests
@@ -86,6 +87,11 @@ func (c *GuardConfig) bpf(log *zap.Logger) (bpf.Config, error) {
 	if c.KnockPort < 1 || c.KnockPort > 65535 {
 		errs = append(errs, fmt.Errorf("knock_port: %d is no port", c.KnockPort))
 	}
+	for i, p := range c.Doors {
+		if p < 1 || p > 65535 {
+			errs = append(errs, fmt.Errorf("doors[%d]: %d is no port", i, p))
+		}
+	}
 	if c.TicketLife < time.Minute || c.TicketLife > 30*24*time.Hour {
 		errs = append(errs, fmt.Errorf("ticket_life: %v is not between 1m and 720h", c.TicketLife))
 	}
@@ -125,7 +131,7 @@ func network(s string) (netip.Prefix, error) {
 func (c *Config) hidden() (tcp, udp []uint16) {
 	b, _ := c.Guard.bpf(nil) // Validate has seen it
 	not := func(published []uint16, listen []string) (out []uint16) {
-		for _, a := range listen {
+		for _, a := range outward(listen) {
 			_, p, err := net.SplitHostPort(a)
 			n, err2 := net.LookupPort("tcp", p)
 			if err == nil && err2 == nil && !slices.Contains(published, uint16(n)) && !slices.Contains(out, uint16(n)) {
@@ -143,6 +149,20 @@ func (c *Config) hidden() (tcp, udp []uint16) {
 		udp = not(b.UDP, c.Listen)
 	}
 	return tcp, udp
+}
+
+// outward returns addresses, those of loopback last: tokens open the first port.
+func outward(listen []string) []string {
+	at := func(a string) int {
+		host, _, _ := net.SplitHostPort(a)
+		if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
+			return 1
+		}
+		return 0
+	}
+	listen = slices.Clone(listen)
+	slices.SortStableFunc(listen, func(a, b string) int { return at(a) - at(b) })
+	return listen
 }
 
 // maxBlocked bounds what blocklists may hold together.

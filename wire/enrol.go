@@ -109,6 +109,7 @@ type EnrolReply struct {
 	Certs     EnrolPEMs    `json:"certs"`
 	Roots     EnrolRoots   `json:"roots"`
 	Control   EnrolControl `json:"control"`
+	Home      *HomePermits `json:"home,omitempty"` // an agent's, where gateways have a guard
 }
 
 // EnrolPEMs holds a PEM chain, leaf first, for each key.

@@ -82,3 +82,41 @@ func (p *Permit) Check() error {
 	}
 	return nil
 }
+
+// HomePermits are an agent's long-lived permits: a field of [EnrolReply], and
+// what the agent keeps.
+type HomePermits struct {
+	Gateways []HomePermit `json:"gateways"`
+}
+
+// HomePermit is the permit for one gateway, without its short-lived tickets. It
+// is secret.
+type HomePermit struct {
+	ID        string   `json:"id"`
+	Addresses []string `json:"addresses"` // host:port
+	Permit    Permit   `json:"permit"`
+}
+
+// String hides the keys.
+func (p HomePermit) String() string { return "permit for " + p.ID }
+
+// Home returns what of refs is to be kept.
+func Home(refs []GatewayRef) *HomePermits {
+	p := &HomePermits{Gateways: []HomePermit{}}
+	for _, g := range refs {
+		if g.Permit != nil && len(g.Permit.Home) > 0 {
+			p.Gateways = append(p.Gateways, HomePermit{ID: g.ID, Addresses: g.Addresses, Permit: Permit{Knock: g.Permit.Knock, Tickets: []PermitTicket{}, Home: g.Permit.Home}})
+		}
+	}
+	return p
+}
+
+// Check reports what is wrong with p.
+func (p *HomePermits) Check() error {
+	for i := range p.Gateways {
+		if err := p.Gateways[i].Permit.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -58,13 +59,22 @@ func (s *site) flood(t *testing.T) *flood {
 	return f
 }
 
+func mustInt(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
 // more waits until another n packets were sent.
 func (f *flood) more(n int64) {
 	for was := f.sent.Load(); f.sent.Load() < was+n; time.Sleep(time.Millisecond) {
 	}
 }
 
-// bySYN starts the agent anew with another order of ways.
+// bySYN starts the agent anew with another order of ways, and with a control
+// center that is behind the guard: it knocks with what it keeps.
 func (s *site) bySYN(t *testing.T, agent *testbed.Agent, user *testbed.User, mode string) {
 	t.Helper()
 	if err := agent.Stop(); err != nil {
@@ -72,7 +82,8 @@ func (s *site) bySYN(t *testing.T, agent *testbed.Agent, user *testbed.User, mod
 	}
 	raw, err := os.ReadFile(agent.Config)
 	if err == nil {
-		err = os.WriteFile(agent.Config, append(raw, "permit: [syn, knock]\n"...), 0o600)
+		text := strings.Replace(string(raw), "https://127.0.0.1:"+s.port, "https://"+at(gw4, mustInt(s.port)), 1)
+		err = os.WriteFile(agent.Config, []byte(text+"permit: [syn, knock]\ncarrier: tlcp\n"), 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -80,9 +91,16 @@ func (s *site) bySYN(t *testing.T, agent *testbed.Agent, user *testbed.User, mod
 	s.a.in(t, func() { agent.Process = testbed.Run(t, "agent", "agent", "run", "-c", agent.Config) })
 	testbed.Eventually(t, 30*time.Second, "the agent answers", func() bool { _, err := agent.Status(); return err == nil })
 	agent.SignIn(user)
+	if g := s.guard(t); g.Home == 0 {
+		t.Errorf("the agent reached a guarded control center without its long-lived key: %+v", g)
+	}
+	s.b.shut(t, "the control center behind the guard", net.JoinHostPort(gw4, s.port))
 	st, err := agent.Status()
 	// nftables hears a SYN's token in user space and lets the next SYN in, which
 	// may be too late for the attempt.
+	if g := s.guard(t); mode != "nftables" && g.Passed["token"] == 0 {
+		t.Errorf("no token opened a connection: %+v", g)
+	}
 	if err != nil || st.Permit != "syn" && (mode != "nftables" || st.Permit != "knock") {
 		t.Errorf("the agent got in by %q: %v", st.Permit, err)
 	}

@@ -60,6 +60,7 @@ type site struct {
 	*network
 	app  testbed.App
 	pins string
+	port string // of the control center
 }
 
 func newSite(t *testing.T, mode string) *site {
@@ -67,7 +68,7 @@ func newSite(t *testing.T, mode string) *site {
 	n := newNetwork(t)
 	echo := testbed.NewTCPApp(t, false)
 	app := testbed.App{ID: "APP00000005", Name: "echo", Upstream: "tcp://" + echo.Address}
-	s := &site{Site: testbed.NewSite(t, testbed.SiteConfig{Apps: []testbed.App{app}, Addresses: []string{at(gw4, hidden)}}), network: n, app: app, pins: t.TempDir()}
+	s := &site{Site: testbed.NewSite(t, testbed.SiteConfig{Apps: []testbed.App{app}, Addresses: []string{at(gw4, hidden)}, Hosts: []string{gw4}}), network: n, app: app, pins: t.TempDir()}
 	raw, err := os.ReadFile(s.GatewayConfig)
 	if err != nil {
 		t.Fatal(err)
@@ -77,14 +78,6 @@ func newSite(t *testing.T, mode string) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { exec.Command("umount", "-l", pins).Run() })
-	text := listenLine.ReplaceAllString(string(raw), fmt.Sprintf("listen: [$1, %q, %q, %q]", at(gw4, hidden), at(gw6, hidden), at(gw4, published)))
-	// The site's own loopback port is not guarded: it is another interface.
-	text += fmt.Sprintf("guard: {interface: g0, mode: %s, published: [%q], management: [10.77.0.77], pin_dir: %s, ticket_life: 10m, syn_token: true, alert_rate: 200}\n", mode, fmt.Sprint(published), pins)
-	if err := os.WriteFile(s.GatewayConfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.Do("PUT", "/v1/devices/"+s.GatewayID+"/addresses", control.Addresses{Addresses: []string{at(gw4, hidden)}}, nil)
-	s.restart(t)
 	cc, err := control.LoadConfig(s.ControlConfig)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +86,17 @@ func newSite(t *testing.T, mode string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.a.relay(t, u.Port())
+	s.port = u.Port()
+	text := listenLine.ReplaceAllString(string(raw), fmt.Sprintf("listen: [$1, %q, %q, %q]", at(gw4, hidden), at(gw6, hidden), at(gw4, published)))
+	// The site's own loopback port is not guarded: it is another interface.
+	text += fmt.Sprintf("guard: {interface: g0, mode: %s, published: [%q], management: [10.77.0.77], pin_dir: %s, ticket_life: 10m, syn_token: true, alert_rate: 200, doors: [%s]}\n", mode, fmt.Sprint(published), pins, s.port)
+	if err := os.WriteFile(s.GatewayConfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Do("PUT", "/v1/devices/"+s.GatewayID+"/addresses", control.Addresses{Addresses: []string{at(gw4, hidden)}}, nil)
+	s.restart(t)
+	n.a.relay(t, "127.0.0.1", s.port)
+	n.self.relay(t, gw4, s.port) // as if it listened there: behind the guard
 	return s
 }
 
@@ -274,6 +277,13 @@ func modes(t *testing.T, f func(t *testing.T, mode string)) {
 func TestS20_S38_S39_GuardedGateway(t *testing.T) {
 	modes(t, func(t *testing.T, mode string) {
 		s := newSite(t, mode)
+		defer func() {
+			if t.Failed() {
+				t.Logf("%+v", s.guard(t))
+				out, _ := s.verb(t, "", "guard", "drops")
+				t.Log(out)
+			}
+		}()
 		s.unprivileged(t, "before the guard is on", mode)
 		user := s.NewUser("anna")
 
@@ -354,6 +364,10 @@ func TestS20_S38_S39_GuardedGateway(t *testing.T) {
 		var agent *testbed.Agent
 		s.a.in(t, func() { agent = s.NewAgent(t, "laptop", s.app) })
 		s.Grant(user, agent.DeviceID, time.Now().Add(time.Hour), s.app.ID)
+		kept, err := os.ReadFile(filepath.Join(filepath.Dir(agent.Config), "keys", "home.sealed"))
+		if err != nil || bytes.Contains(kept, []byte("gateways")) {
+			t.Errorf("the long-lived permit of the enrolment: %v, %.100q", err, kept)
+		}
 		start := time.Now()
 		agent.SignIn(user)
 		took := time.Since(start)
@@ -424,6 +438,7 @@ func TestS20_S38_S39_GuardedGateway(t *testing.T) {
 			t.Errorf("guard top: %v: %s", err, out)
 		}
 
+		agent.SignIn(user) // the lock has ended the session, and with it the device's tickets
 		s.bySYN(t, agent, user, mode)
 		s.unprivileged(t, "with the guard on", mode)
 		// The gateway dies; the guard stays closed, and comes back with it.

@@ -136,14 +136,19 @@ func join(t testing.TB, near *netns, a string, far *netns, b string) {
 }
 
 // network is the four namespaces.
-type network struct{ a, b, r *netns }
+type network struct{ a, b, r, self *netns }
 
 var setup sync.Once
 
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	setup.Do(func() { sh(t, "ip link set lo up") })
-	n := &network{newNetns(t, "a"), newNetns(t, "b"), newNetns(t, "r")}
+	fd, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	n := &network{newNetns(t, "a"), newNetns(t, "b"), newNetns(t, "r"), &netns{"the gateway's", fd}}
 	join(t, nil, "g0", n.r, "h0")
 	join(t, n.r, "ra", n.a, "a0")
 	join(t, n.r, "rb", n.b, "b0")
@@ -185,13 +190,13 @@ func (n *netns) shut(t testing.TB, why, addr string) {
 	}
 }
 
-// relay lets n reach port of the gateway's loopback at its own.
-func (n *netns) relay(t testing.TB, port string) {
+// relay lets n reach port of the gateway's loopback at host.
+func (n *netns) relay(t testing.TB, host, port string) {
 	t.Helper()
 	var ln net.Listener
 	n.in(t, func() {
 		var err error
-		if ln, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err != nil {
+		if ln, err = net.Listen("tcp", net.JoinHostPort(host, port)); err != nil {
 			t.Error(err)
 		}
 	})

@@ -62,6 +62,7 @@ type SiteConfig struct {
 	Gateway   string   // further lines of gateway.yaml
 	Control   string   // further lines of control.yaml
 	Addresses []string // further host:port of the gateway, for its certificate and agents
+	Hosts     []string // further names of the control center's certificate
 }
 
 // Site is a control center and a gateway, each a process of its own.
@@ -96,7 +97,7 @@ func NewSite(o Owner, c SiteConfig) *Site {
 	s.Metrics = Loopback(false, Port(o))
 	s.Issuer = fmt.Sprintf("https://localhost:%d", idpPort)
 	file, err := control.Init(control.InitConfig{
-		Dir: filepath.Join(s.Dir, "control"), URL: "https://" + Loopback(c.V6, controlPort), Hosts: []string{"localhost", "127.0.0.1", "::1"},
+		Dir: filepath.Join(s.Dir, "control"), URL: "https://" + Loopback(c.V6, controlPort), Hosts: append([]string{"localhost", "127.0.0.1", "::1"}, c.Hosts...),
 		Listen: Loopback(c.V6, controlPort), Issuer: s.Issuer, Client: s.URL("login", "/.yumen/callback"), Logout: s.URL("login", "/.yumen/leave?done=1"),
 		CA: lab.Config{Name: "Yumen test", Iterations: iterations},
 	})

@@ -29,7 +29,7 @@ type usage struct {
 
 var (
 	ordinary = usage{100 * time.Millisecond, 50}
-	homeward = usage{10 * time.Second, 3}
+	homeward = usage{10 * time.Second, 6}
 )
 
 // Book holds the tickets that count at a gateway, and judges knocks. Its

@@ -138,6 +138,15 @@ func (d *Dialer) Knock(ctx context.Context, pass *Pass, to netip.AddrPort) error
 	return d.knock(ctx, pass.Port, t, to, TCP)
 }
 
+// KnockUDP is Knock for one flow of UDP.
+func (d *Dialer) KnockUDP(ctx context.Context, pass *Pass, to netip.AddrPort) error {
+	t := pass.at(d.now())
+	if t == nil {
+		return ErrNoTicket
+	}
+	return d.knock(ctx, pass.Port, t, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), UDP)
+}
+
 func (d *Dialer) knock(ctx context.Context, port uint16, t *permit.Ticket, to netip.AddrPort, protocol uint8) error {
 	c, err := d.Net.DialContext(ctx, "udp", netip.AddrPortFrom(to.Addr(), port).String())
 	if err != nil {
