@@ -39,6 +39,7 @@ func samples(t *testing.T) map[string]string {
 // The samples that application teams are given verify what the gateway sends,
 // and nothing else.
 func TestM153_SamplesOfTheContractVerifyTheAssertion(t *testing.T) {
+	t.Parallel()
 	s := shared(t)
 	c := s.HTTP(s.Client(alice, aliceDevice), false)
 	get := func(path string) []byte {

@@ -17,6 +17,7 @@ import (
 // The program is replaced while clients connect, each request over a connection
 // of its own: none of them fails, and no audit record is lost.
 func TestR12_UpgradesLoseNoConnection(t *testing.T) {
+	t.Parallel()
 	upgrades, clients, pause := 3, 4, 40*time.Millisecond
 	if testbed.Long() {
 		upgrades, clients, pause = 30, 16, 8*time.Millisecond
