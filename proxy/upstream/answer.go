@@ -84,6 +84,9 @@ func (a *answer) end() {
 	a.x.Hold(nil)
 	h := &a.c.head
 	persists := !h.Close && (h.Minor == 1 || h.KeepAlive)
+	if h.Status == 204 && (h.Chunked || h.Length > 0) { // RFC 9110 §8.6 forbids both: a body may come yet
+		persists = false
+	}
 	if err != nil || a.c.single || a.Tunnel != nil || !persists || !a.body.Ended() || a.body.Framing() == message.UntilClose ||
 		a.c.aborted.Load() || !a.c.clean() {
 		a.c.close()
