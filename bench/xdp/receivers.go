@@ -134,7 +134,7 @@ func guard(mode bpf.Mode, entries int) func() (func(), error) {
 		}
 		// Nobody takes samples: in a flood that lasts they are a thousand a second.
 		off := func() { g.Close(); os.RemoveAll(pins) }
-		if err := fill(g, entries); err == nil {
+		if err = fill(g, entries); err == nil {
 			err = g.Attach()
 		}
 		if err != nil {
