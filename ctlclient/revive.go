@@ -1,69 +1,18 @@
 package ctlclient
 
 import (
-	"context"
-	"net"
 	"sync"
 	"time"
 )
 
-// The kernel repeats what it has no answer to at growing distances: a path that
-// is back after a while is found late by the connections that waited for it.
 const (
-	dialAgain   = 3 * time.Second         // a connection that is not there is asked for again: Linux repeats a SYN each second, but only five times
-	maxDials    = 4                       // at once
 	silenceLong = 2500 * time.Millisecond // without an answer to anything: the path was away
 	reviveMost  = 5 * time.Second         // once in
 )
 
-// connect dials until one attempt succeeds or fails, and begins another one
-// each dialAgain, for the kernel soon waits for too long with the next SYN.
-func (c *caller) connect(ctx context.Context, network, addr string) (net.Conn, error) {
-	dial := c.cfg.dial
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	type made struct {
-		conn net.Conn
-		err  error
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	results := make(chan made, maxDials)
-	running := 0
-	start := func() {
-		running++
-		c.tries.Go(func() {
-			conn, err := dial(ctx, network, addr)
-			results <- made{conn, err}
-		})
-	}
-	start()
-	again := time.NewTicker(dialAgain)
-	defer again.Stop()
-	for {
-		select {
-		case <-again.C:
-			if running < maxDials {
-				start()
-			}
-		case m := <-results:
-			cancel()
-			if left := running - 1; left > 0 {
-				c.tries.Go(func() {
-					for range left {
-						if late := <-results; late.conn != nil {
-							late.conn.Close()
-						}
-					}
-				})
-			}
-			return m.conn, m.err
-		}
-	}
-}
-
 // silences notices that a path is back: something was heard after nothing was
-// for long, though messages waited for answers. Those go again at once, once.
+// for long, though messages waited for answers. Those go again at once, once: the
+// kernel repeats what it has no answer to at growing distances.
 // The zero value is ready.
 type silences struct {
 	mu      sync.Mutex

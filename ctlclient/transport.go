@@ -85,7 +85,7 @@ func (c *caller) loadMessageKeys(keys *keystore.Store) (*messageKeys, error) {
 // speak it is an error.
 func (c *caller) newChannels() (*channel.Client, error) {
 	return channel.New(channel.Config{
-		Keys: c.cfg.keys, TLCP: c.cfg.crypto.TLCP(), ALPN: []string{"http/1.1"}, Timeout: c.cfg.timeout, Dial: c.connect, Now: c.cfg.now,
+		Keys: c.cfg.keys, TLCP: c.cfg.crypto.TLCP(), ALPN: []string{"http/1.1"}, Timeout: c.cfg.timeout, Dial: c.cfg.dial, Now: c.cfg.now,
 		Peer: func(id certid.Identity) error {
 			if id.Control != c.cfg.controlID {
 				return fmt.Errorf("check the control center: its certificate is of %q, want %s", id.Control, c.cfg.controlID)
