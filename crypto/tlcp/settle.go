@@ -1,6 +1,7 @@
 package tlcp
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"sync"
@@ -25,12 +26,15 @@ func (c *Conn) Settle() {
 	c.lull = newLull(socketOf(c.conn))
 }
 
-// socketOf returns the TCP socket below conn, or nil.
+// socketOf returns the TCP socket below conn, or nil: also where another protocol
+// stands between, whose bytes are not ours to read.
 func socketOf(conn net.Conn) syscall.Conn {
 	for {
 		switch c := conn.(type) {
 		case *net.TCPConn:
 			return c
+		case *tls.Conn, *Conn:
+			return nil
 		case interface{ NetConn() net.Conn }:
 			conn = c.NetConn()
 		default:
