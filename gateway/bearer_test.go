@@ -168,7 +168,7 @@ func TestPagesOfOtherOriginsMayAsk(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	must(t, w.stop())
-	audit := w.read("state/audit.jsonl")
+	audit := w.auditText()
 	for _, want := range []string{`"detail":"CORS preflight"`, `"detail":"public path"`} {
 		if !strings.Contains(audit, want) {
 			t.Errorf("no %s in the audit", want)
