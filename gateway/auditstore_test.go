@@ -31,9 +31,9 @@ func TestGCR002_M41_RightsOnTheAuditStore(t *testing.T) {
 		return b.String(), err
 	}
 	admin := filepath.Join(w.dir, "state", "admin.sock")
-	w.audited(`"kind":"decision"`)
+	w.audited(`"kind":"end"`)
 	for _, path := range []string{"/audit?last=10", "/audit/export?since=2020-01-01T00:00:00Z"} {
-		if text, err := copied(admin, path); err != nil || !strings.Contains(text, `"decision"`) {
+		if text, err := copied(admin, path); err != nil || !strings.Contains(text, `"end"`) {
 			t.Errorf("%s: %q, %v", path, text, err)
 		}
 	}

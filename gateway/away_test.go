@@ -199,6 +199,7 @@ func TestS4_CopiedStateFolderShows(t *testing.T) {
 	must(t, os.Rename(state, state+".old"))
 	must(t, os.CopyFS(state, os.DirFS(state+".old")))
 	must(t, os.Chmod(state, 0o700))
+	must(t, os.Chmod(filepath.Join(state, "assertion.key"), 0o600))
 	w.start()
 	w.want(w.client(w.alice()), "https://one.test/", 503, "YM-307")
 	var s Status
