@@ -143,7 +143,9 @@ var setup sync.Once
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	setup.Do(func() { sh(t, "ip link set lo up") })
-	fd, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	runtime.LockOSThread() // of this thread: the program's first one may stand in another namespace for good
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	runtime.UnlockOSThread()
 	if err != nil {
 		t.Fatal(err)
 	}

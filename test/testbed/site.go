@@ -141,6 +141,9 @@ func NewSite(o Owner, c SiteConfig) *Site {
 		st, err := s.Status()
 		return err == nil && st.Health == gateway.Ready && st.Control != nil && st.Control.Push
 	})
+	if _, err := s.GatewayAudit.Records(); err != nil { // opened by the configuration as it is now
+		o.Fatalf("read audit: %v", err)
+	}
 	return s
 }
 
