@@ -159,7 +159,7 @@ func (p *programs) upAndDown(t *testing.T) {
 }
 
 func (p *programs) iperf(t *testing.T) {
-	ctx, seconds := within(t, time.Minute), "1"
+	ctx, seconds := within(t, 3*time.Minute), "1"
 	if testbed.Long() {
 		seconds = "20"
 	}
