@@ -190,8 +190,10 @@ func TestConsistentHashMovesOnlyTheKeysOfWhatGoes(t *testing.T) {
 
 func TestMaxRequestsBoundsWhatIsInHand(t *testing.T) {
 	_, a := one(t, AppConfig{MaxRequests: 2})
-	if !a.Enter(start) || !a.Enter(start) || a.Enter(start) {
-		t.Error("two are possible, three are not")
+	for i, possible := range []bool{true, true, false} {
+		if a.Enter(start) != possible {
+			t.Errorf("request %d: possible %v, want %v", i+1, !possible, possible)
+		}
 	}
 	a.Leave()
 	if !a.Enter(start) || a.InHand() != 2 {

@@ -41,7 +41,7 @@ func (s *stream) Upgrade(h exchange.Header) (net.Conn, error) {
 // goroutine, Close for any.
 type tunnel struct{ s *stream }
 
-func (t tunnel) Read(p []byte) (int, error) { return bodyReader{t.s}.Read(p) }
+func (t tunnel) Read(p []byte) (int, error) { return bodyReader(t).Read(p) }
 
 func (t tunnel) Write(p []byte) (int, error) {
 	n, err := t.s.Write(p)

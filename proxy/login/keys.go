@@ -43,7 +43,7 @@ func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	for _, a := range algorithms {
 		algs = append(algs, jose.SignatureAlgorithm(a))
 	}
-	jws, err := jose.ParseSigned(token, algs)
+	jws, err := jose.ParseSignedCompact(token, algs)
 	if err != nil {
 		return nil, err
 	}
