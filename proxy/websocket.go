@@ -109,12 +109,13 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 	defer stop()
 
 	inward := make(chan struct{})
+	var linger *time.Timer // set before inward is closed
 	go func() {
 		defer close(inward)
 		err := relay(up, client, &x.BytesIn, func() error { return nil }, nil)
 		if half, ok := up.(interface{ CloseWrite() error }); ok && errors.Is(err, io.EOF) && half.CloseWrite() == nil {
 			// The client has said all. A farewell of the application still goes out.
-			time.AfterFunc(webSocketLinger, func() { up.Close() })
+			linger = time.AfterFunc(webSocketLinger, func() { up.Close() })
 			return
 		}
 		up.Close()
@@ -133,6 +134,9 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 	}
 	client.Close()
 	<-inward
+	if linger != nil {
+		linger.Stop()
+	}
 	return nil
 }
 
