@@ -252,7 +252,12 @@ func TestR20_AHalfBrokenCenterIsMetWithPauses(t *testing.T) {
 					}
 				}
 				c.mu.Unlock()
+				// A session whose stream fails is up for some seconds of each minute:
+				// the error is what stands between two of them.
 				s := g.Status()
+				for end := time.Now().Add(10 * time.Second); s.Connected && time.Now().Before(end); s = g.Status() {
+					time.Sleep(100 * time.Millisecond)
+				}
 				// 1+2+4+...+60 s, then one try a minute; a try is at most 8 requests,
 				// and 4 more for each of the five times that a stream is opened.
 				most := 8 * 35
