@@ -19,6 +19,9 @@ import (
 	"time"
 
 	"github.com/emmansun/gmsm/sm3"
+
+	"github.com/yumen-zt/yumen/internal/clock"
+	"github.com/yumen-zt/yumen/internal/disk"
 )
 
 // Sealing is what a sealed audit store needs; [FileConfig.Sealed]. Its folder
@@ -63,7 +66,7 @@ type Sealing struct {
 	// required.
 	Sign func(text []byte) (signature []byte, chain [][]byte, err error)
 
-	KeepFor   time.Duration // age at which a segment may go, and goes; default 180 days
+	KeepFor   time.Duration // age at which a segment may go, and goes, but not within a day of the clock being set forward; default 180 days
 	Total     int64         // bytes of all segments, beyond which the oldest go before their time; default: no bound
 	EachAfter time.Duration // between two checkpoints; default 1 minute
 }
@@ -200,6 +203,8 @@ type sealedStore struct {
 	checked time.Time  // last checkpoint
 	signed  uint64     // records that it covers
 	pruned  time.Time
+	clock   *clock.Watcher
+	ahead   time.Time    // the clock was set forward at this time, which has its monotonic reading
 	old     []sealedFile // closed ones, oldest first
 	buf     []byte
 }
@@ -209,7 +214,7 @@ type sealedFile struct {
 	ordinal uint64
 	path    string
 	size    int64
-	made    time.Time // from its header
+	made    time.Time // from its header; of one that was damaged, when it was last written
 }
 
 func openSealed(s Sealing, most int64, now func() time.Time, rotated func()) (*sealedStore, error) {
@@ -221,7 +226,9 @@ func openSealed(s Sealing, most int64, now func() time.Time, rotated func()) (*s
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	w := &sealedStore{Sealing: s, now: now, most: most, rotated: rotated, next: 1, checked: now()}
+	w.clock = clock.NewWatcher(now, func() time.Duration { return time.Since(began) })
 	files, err := sealedFiles(s.Dir)
 	if err != nil {
 		return nil, err
@@ -256,7 +263,7 @@ func sealedFiles(dir string) ([]sealedFile, error) {
 		}
 		f := sealedFile{ordinal: n, path: filepath.Join(dir, e.Name())}
 		if fi, err := e.Info(); err == nil {
-			f.size = fi.Size()
+			f.size, f.made = fi.Size(), fi.ModTime()
 		}
 		out = append(out, f)
 	}
@@ -280,6 +287,11 @@ func (w *sealedStore) create() error {
 		return err
 	}
 	if _, err := f.Write(w.head.encode(w.Key)); err != nil {
+		f.Close()
+		os.Remove(path)
+		return err
+	}
+	if err := disk.SyncDir(w.Dir); err != nil { // else a power cut takes it away, whatever is synced in it
 		f.Close()
 		os.Remove(path)
 		return err
@@ -392,6 +404,9 @@ func (w *sealedStore) sync() error {
 
 func (w *sealedStore) tick() error {
 	now := w.now()
+	if by, stepped := w.clock.Step(); stepped && by > 0 {
+		w.ahead = time.Now()
+	}
 	if age := now.Sub(w.pruned); age >= time.Hour || age < 0 || w.Total > 0 {
 		w.pruned = now
 		w.prune(now)
@@ -402,66 +417,9 @@ func (w *sealedStore) tick() error {
 	return w.checkpoint()
 }
 
-// prune removes the segments that are older than they must be, and, beyond
-// Total, the oldest; a record says which.
-func (w *sealedStore) prune(now time.Time) {
-	total := w.size
-	for _, f := range w.old {
-		total += f.size
-	}
-	n, why := 0, "age"
-	for n < len(w.old) {
-		until := time.Unix(0, w.head.made) // all of it was written before the next one began
-		if n+1 < len(w.old) {
-			until = w.old[n+1].made
-		}
-		over := w.Total > 0 && total > w.Total
-		if now.Sub(until) < w.KeepFor && !over {
-			break
-		}
-		if over {
-			why = "total_bytes"
-		}
-		total -= w.old[n].size
-		n++
-	}
-	if n > 0 {
-		w.remove(n, why)
-	}
-}
-
-// remove deletes the n oldest segments and says so in the store.
-func (w *sealedStore) remove(n int, why string) {
-	first, last := w.old[0].ordinal, w.old[n-1].ordinal
-	for _, f := range w.old[:n] {
-		os.Remove(f.path)
-	}
-	w.old = slices.Clone(w.old[n:])
-	r := Record{Time: w.now(), Kind: System, Object: "audit delete", Remote: "local", Allowed: true, Result: "ok", Detail: fmt.Sprintf("segments %x to %x: %s", first, last, why)}
-	_ = w.write(appendLine(nil, &r), 1) // on a full disk the missing segments speak for themselves
-}
-
 func (w *sealedStore) close() error {
 	if w.f == nil {
 		return nil
 	}
 	return w.end()
-}
-
-// removeBefore deletes the segments that hold nothing newer than t.
-func (w *sealedStore) removeBefore(t time.Time) (n int) {
-	for n < len(w.old) {
-		until := time.Unix(0, w.head.made)
-		if n+1 < len(w.old) {
-			until = w.old[n+1].made
-		}
-		if until.After(t) {
-			break
-		}
-		n++
-	}
-	if n > 0 {
-		w.remove(n, "asked for all before "+t.UTC().Format(time.RFC3339))
-	}
-	return n
 }

@@ -260,6 +260,62 @@ func TestGCR002_M41_CheckpointsAndRetention(t *testing.T) {
 	})
 }
 
+// Whoever sets the clock forward, by mistake or on purpose, does not empty the
+// store, and a damaged header does not date what is beside it.
+func TestR17_AClockSetForwardDeletesNoRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var set time.Duration
+		now := func() time.Time { return time.Now().Add(set) }
+		s := sealing(t)
+		w, err := openSealed(*s, 1, now, func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 4 {
+			if err := w.write(fmt.Appendf(nil, "{\"n\":%d}\n", i), 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set = 2 * DefaultKeepFor
+		for range 23 {
+			time.Sleep(time.Hour)
+			if err := w.tick(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(w.old) != 3 {
+			t.Fatalf("%d closed segments are left of 3 after the clock was set forward", len(w.old))
+		}
+		set = 0
+		for range 30 {
+			time.Sleep(time.Hour)
+			if err := w.tick(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(w.old) != 3 {
+			t.Fatalf("%d closed segments are left of 3 after the clock was set right", len(w.old))
+		}
+		raw, err := os.ReadFile(w.old[1].path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw[45] ^= 1
+		if err := errors.Join(w.close(), os.WriteFile(w.old[1].path, raw, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if w, err = openSealed(*s, 1, now, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		if w.tick(); len(w.old) != 4 {
+			t.Errorf("%d closed segments are left of 4 beside a damaged header", len(w.old))
+		}
+		if err := w.close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // Beyond its bound the oldest go, whatever their age, and a record says so.
 func TestSealedStoreIsBounded(t *testing.T) {
 	s := sealing(t)
