@@ -25,10 +25,10 @@ demo: build ## run gateway, control center, agent and an application on this mac
 check: ## the quick half: formatting, vet, boundaries, unit tests
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
-	$(GO) test $$($(GO) list ./... | grep -v /test/)
+	GO=$(GO) test/run.sh $$($(GO) list ./... | grep -v /test/)
 
 test: needs check build fuzz ## everything that must pass, under 10 minutes
-	YUMEN_BIN=$(CURDIR)/bin/yumen $(GO) test -count=1 ./test/...
+	YUMEN_BIN=$(CURDIR)/bin/yumen GO=$(GO) test/run.sh -count=1 ./test/...
 
 test-long: build ## the long runs: race detector, 1 GiB transfers, 30 s of fuzzing a target
 	@test/needs.sh long
