@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,6 +120,41 @@ func attack(t testing.TB, from [4]byte, to netip.AddrPort) int {
 		t.Fatal(err)
 	}
 	return fd
+}
+
+// The silent push out the silent, and no handshake; handshakes that stand still
+// push out their own kind, and no newcomer.
+func TestS22_TheSilentEndNoHandshake(t *testing.T) {
+	h := newHalfOpen(Limits{HalfOpen: 10, HalfOpenPerSource: 1000, HalfOpenBytes: 1 << 30})
+	var closed []string
+	add := func(name string) *pending {
+		p, ok := h.add(sourceOf(netip.MustParseAddr("10.0.0.1")), func() { closed = append(closed, name) })
+		if !ok {
+			t.Fatalf("%s was refused", name)
+		}
+		return p
+	}
+	honest := add("honest")
+	h.begin(honest)
+	for i := range 30 {
+		add(fmt.Sprint("silent", i))
+	}
+	if slices.Contains(closed, "honest") || len(closed) != 21 || closed[0] != "silent0" {
+		t.Errorf("silent ones pushed out %v", closed)
+	}
+	closed = nil
+	for i := range 30 {
+		h.begin(add(fmt.Sprint("stalled", i)))
+	}
+	newcomer := add("newcomer")
+	if len(closed) != 31 || slices.Contains(closed, "newcomer") || !slices.Contains(closed, "stalled0") {
+		t.Errorf("handshakes that stand still pushed out %v", closed)
+	}
+	h.begin(newcomer)
+	h.begin(newcomer)
+	if n, bytes := h.size(); n != 10 || bytes != 10*costPeek || !h.done(newcomer) || h.done(newcomer) {
+		t.Errorf("%d are held, for %d bytes", n, bytes)
+	}
 }
 
 // One source has its share of the memory and cannot push out the others.

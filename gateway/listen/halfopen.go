@@ -2,8 +2,10 @@ package listen
 
 import (
 	"container/list"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -23,17 +25,25 @@ const (
 // halfOpen bounds the connections that nobody has authenticated yet, in number
 // and in memory: in all, where the oldest makes room for the newest, and per
 // source, where the newest is refused, so that one source cannot push out the
-// others.
+// others. Those that have said nothing and those in a handshake are two queues:
+// the one that holds more gives way, so that a flood of the silent ends no
+// handshake, however long that takes.
 type halfOpen struct {
 	max, perSource           int
 	maxBytes, perSourceBytes int
 
 	mu     sync.Mutex
-	order  *list.List                 // of *pending, oldest first; guarded by mu
-	bytes  int                        // cost of all; guarded by mu
+	silent queue                      // whose hello is awaited; guarded by mu
+	shakes queue                      // in a handshake; guarded by mu
 	source map[netip.Prefix]share     // guarded by mu
 	open   map[netip.Prefix]int       // every connection of a source, finished handshakes too; guarded by mu
 	evict  map[*pending]*list.Element // guarded by mu
+}
+
+// queue is some of the half-open connections, and what they cost.
+type queue struct {
+	order list.List // of *pending, oldest first
+	bytes int
 }
 
 // share is what a source holds.
@@ -43,12 +53,13 @@ type pending struct {
 	from  netip.Prefix // zero: not known yet, of a forwarder; set by its goroutine alone
 	close func()       // called without mu
 	cost  int          // guarded by halfOpen.mu
+	in    *queue       // guarded by halfOpen.mu
 }
 
 func newHalfOpen(l Limits) *halfOpen {
 	return &halfOpen{
 		max: l.HalfOpen, perSource: l.HalfOpenPerSource,
-		maxBytes: l.HalfOpenBytes, perSourceBytes: max(l.HalfOpenBytes/4, costTLS), order: list.New(),
+		maxBytes: l.HalfOpenBytes, perSourceBytes: max(l.HalfOpenBytes/4, costTLS),
 		source: map[netip.Prefix]share{}, open: map[netip.Prefix]int{}, evict: map[*pending]*list.Element{},
 	}
 }
@@ -70,16 +81,16 @@ func sourceOf(a netip.Addr) netip.Prefix {
 // add registers a connection of from, or reports false when the source has its
 // share. What it pushed out, if anything, is closed.
 func (h *halfOpen) add(from netip.Prefix, close func()) (*pending, bool) {
-	p := &pending{from, close, costPeek}
+	p := &pending{from: from, close: close, cost: costPeek, in: &h.silent}
 	h.mu.Lock()
 	s := h.source[from]
 	if from.IsValid() && (s.n >= h.perSource || s.bytes+p.cost > h.perSourceBytes) {
 		h.mu.Unlock()
 		return nil, false
 	}
-	h.evict[p] = h.order.PushBack(p)
+	h.evict[p] = p.in.order.PushBack(p)
 	h.source[from] = share{s.n + 1, s.bytes + p.cost}
-	h.bytes += p.cost
+	p.in.bytes += p.cost
 	out := h.overflow()
 	h.mu.Unlock()
 	for _, o := range out {
@@ -103,7 +114,7 @@ func (h *halfOpen) grow(p *pending, cost int) bool {
 		h.mu.Unlock()
 		return false
 	}
-	p.cost, h.bytes = cost, h.bytes+more
+	p.cost, p.in.bytes = cost, p.in.bytes+more
 	h.source[p.from] = share{s.n, s.bytes + more}
 	out := h.overflow()
 	_, held = h.evict[p]
@@ -114,15 +125,40 @@ func (h *halfOpen) grow(p *pending, cost int) bool {
 	return held
 }
 
-// overflow takes the oldest away until the rest fits; the caller holds mu, and
-// closes them without it.
+// begin says that the hello of p is there, and that its handshake begins.
+func (h *halfOpen) begin(p *pending) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e, held := h.evict[p]; held && p.in != &h.shakes {
+		p.in.order.Remove(e)
+		p.in.bytes -= p.cost
+		p.in = &h.shakes
+		h.evict[p] = p.in.order.PushBack(p)
+		p.in.bytes += p.cost
+	}
+}
+
+// overflow takes the oldest of the queue that holds more away until the rest
+// fits; the caller holds mu, and closes them without it.
 func (h *halfOpen) overflow() (out []*pending) {
-	for h.order.Len() > h.max || h.bytes > h.maxBytes && h.order.Len() > 1 {
-		p := h.order.Front().Value.(*pending)
+	for {
+		silent, shakes, from := h.silent.order.Len(), h.shakes.order.Len(), &h.shakes
+		switch {
+		case silent+shakes > h.max:
+			if silent > shakes {
+				from = &h.silent
+			}
+		case h.silent.bytes+h.shakes.bytes > h.maxBytes && silent+shakes > 1:
+			if h.silent.bytes > h.shakes.bytes {
+				from = &h.silent
+			}
+		default:
+			return out
+		}
+		p := from.order.Front().Value.(*pending)
 		h.drop(p)
 		out = append(out, p)
 	}
-	return out
 }
 
 // done forgets p: its handshake has ended, either way. It reports false when p
@@ -139,9 +175,9 @@ func (h *halfOpen) done(p *pending) bool {
 
 // drop removes p; the caller holds mu.
 func (h *halfOpen) drop(p *pending) {
-	h.order.Remove(h.evict[p])
+	p.in.order.Remove(h.evict[p])
 	delete(h.evict, p)
-	h.bytes -= p.cost
+	p.in.bytes -= p.cost
 	s := h.source[p.from]
 	if s = (share{s.n - 1, s.bytes - p.cost}); s.n == 0 {
 		delete(h.source, p.from)
@@ -210,16 +246,13 @@ func (h *halfOpen) of(from netip.Prefix) int {
 func (h *halfOpen) size() (n, bytes int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.order.Len(), h.bytes
+	return len(h.evict), h.silent.bytes + h.shakes.bytes
 }
 
 // closeAll closes every half-open connection.
 func (h *halfOpen) closeAll() {
 	h.mu.Lock()
-	var all []*pending
-	for e := h.order.Front(); e != nil; e = e.Next() {
-		all = append(all, e.Value.(*pending))
-	}
+	all := slices.Collect(maps.Keys(h.evict))
 	h.mu.Unlock()
 	for _, p := range all {
 		p.close()
@@ -254,6 +287,7 @@ func (m *meter) Read(b []byte) (int, error) {
 // enters says that the handshake of a protocol begins.
 func (m *meter) enters(base int) error {
 	m.base = base
+	m.half.begin(m.pend)
 	if !m.half.grow(m.pend, m.cost()) {
 		return errTooCostly
 	}

@@ -85,7 +85,7 @@ type Config struct {
 type Limits struct {
 	Connections          int           `yaml:"connections"`            // in all; default 50000
 	ConnectionsPerSource int           `yaml:"connections_per_source"` // IPv4 address or IPv6 /64; default 2000
-	HalfOpen             int           `yaml:"half_open"`              // unauthenticated, in all, the oldest goes first; default 4096
+	HalfOpen             int           `yaml:"half_open"`              // unauthenticated, in all; default 4096
 	HalfOpenPerSource    int           `yaml:"half_open_per_source"`   // default 256
 	HalfOpenBytes        int           `yaml:"half_open_bytes"`        // memory of the half-open, in all, the oldest goes first; a quarter of it per source; default 24 MiB
 	Hello                time.Duration `yaml:"hello_timeout"`          // for the whole ClientHello; default 5s
