@@ -155,7 +155,7 @@ func TestS12_WebSocketByExtendedConnect(t *testing.T) {
 			start := time.Now()
 			carrier.Cut(reason.GrantRevoked)
 			released++
-			waitReleased(t, f, released, start, 100*time.Millisecond)
+			waitReleased(t, f, released, start, promptly)
 			last, err := io.ReadAll(c)
 			if want := reason.GrantRevoked.Result(); len(last) != 4+len(want) || string(last[:4]) != "\x88"+string(rune(2+len(want)))+"\x03\xf0" {
 				t.Errorf("got %q, %v, want a close frame of code 1008 with %q", last, err, want)

@@ -259,7 +259,7 @@ func TestGCR002_M57_CutOfOneHTTP3StreamLeavesTheOthers(t *testing.T) {
 	}
 	start := time.Now()
 	carrier.Cut(reason.GrantRevoked)
-	waitReleased(t, f, 1, start, 100*time.Millisecond)
+	waitReleased(t, f, 1, start, promptly)
 	if _, err := io.Copy(io.Discard, big.Body); err == nil || !strings.Contains(err.Error(), "H3_REQUEST_CANCELLED") {
 		t.Errorf("the answer ended with %v", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // An upstream of this corpus answers /bad with the bytes of a case and goes on
@@ -26,10 +28,13 @@ const (
 
 // hostile is one answer of an upstream that is broken or hostile.
 type hostile struct {
-	raw    string // "|" is a pause: the rest comes 20 ms later
+	raw    string // "|" is a pause: the rest comes when the client has its answer
 	after  int
 	method string // of the request; "": GET
 	want   string // statuses that the client may see; "0": none, or an answer that is cut short
+
+	answered chan struct{} // closed when the client has its answer
+	rest     chan struct{} // has one when the gateway's kernel has the rest
 }
 
 // evil is an answer that nobody has asked for.
@@ -151,14 +156,14 @@ func hostileUpstream(t *testing.T, c *atomic.Pointer[hostile], wrap func(net.Con
 			if err != nil {
 				return
 			}
-			wg.Go(func() { serveHostile(raw.(*net.TCPConn), wrap(raw), c) })
+			wg.Go(func() { serveHostile(t, raw.(*net.TCPConn), wrap(raw), c) })
 		}
 	})
 	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return l.Addr().String()
 }
 
-func serveHostile(raw *net.TCPConn, c net.Conn, current *atomic.Pointer[hostile]) {
+func serveHostile(t *testing.T, raw *net.TCPConn, c net.Conn, current *atomic.Pointer[hostile]) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 	br := bufio.NewReader(c)
@@ -176,9 +181,14 @@ func serveHostile(raw *net.TCPConn, c net.Conn, current *atomic.Pointer[hostile]
 		h := current.Load()
 		for i, part := range strings.Split(h.raw, "|") {
 			if i > 0 {
-				time.Sleep(20 * time.Millisecond) // the gateway has the first part by then
+				<-h.answered
 			}
-			if _, err := io.WriteString(c, part); err != nil {
+			_, err := io.WriteString(c, part)
+			if i > 0 {
+				taken(t, raw)
+				h.rest <- struct{}{}
+			}
+			if err != nil {
 				return
 			}
 		}
@@ -189,6 +199,29 @@ func serveHostile(raw *net.TCPConn, c net.Conn, current *atomic.Pointer[hostile]
 			return
 		}
 	}
+}
+
+// taken waits until the other side's kernel has all that was sent, or the
+// connection is gone.
+func taken(t *testing.T, c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	const closed = 7 // TCP_CLOSE
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
+		var left int
+		var info *unix.TCPInfo
+		err := raw.Control(func(fd uintptr) {
+			left, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+			info, _ = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		})
+		if err != nil || left == 0 || info == nil || info.State == closed {
+			return
+		}
+	}
+	t.Error("what the upstream has sent is not taken")
 }
 
 // TestS36_HostileUpstreams: whatever an upstream answers, nothing of it comes to
@@ -228,6 +261,7 @@ func TestS36_HostileUpstreams(t *testing.T) {
 				if c.method == "" {
 					c.method = "GET"
 				}
+				c.answered, c.rest = make(chan struct{}), make(chan struct{}, 8)
 				current.Store(&c)
 				name = over + ", " + proto + ", " + name
 				get(t, client, "/good/0", "0", name) // so that a connection is there
@@ -238,8 +272,13 @@ func TestS36_HostileUpstreams(t *testing.T) {
 				if c.want == "0" && whole {
 					t.Errorf("%s: status %s, a whole answer", name, status)
 				}
+				close(c.answered)
 				if strings.Contains(c.raw, "|") {
-					time.Sleep(30 * time.Millisecond) // the rest has come
+					select {
+					case <-c.rest:
+					case <-time.After(5 * time.Second):
+						t.Errorf("%s: the upstream has not sent the rest", name)
+					}
 				}
 				for i := 1; i <= 2; i++ {
 					get(t, client, fmt.Sprintf("/good/%d", i), fmt.Sprint(i), name)

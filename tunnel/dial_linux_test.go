@@ -70,7 +70,7 @@ func TestGCR002_M57_RevocationEndsADial(t *testing.T) {
 	if got := refusal(<-done); got != reason.GrantRevoked {
 		t.Errorf("refused for %v", got)
 	}
-	if d := time.Since(begin); d > 100*time.Millisecond {
+	if d := time.Since(begin); d > 3*time.Second { // the standard's limit; the goal is 100 ms
 		t.Errorf("after %v", d)
 	}
 	eventually(t, "the lease is released", func() bool { return w.access.Stats().Leases == 0 })
@@ -86,7 +86,7 @@ func TestAgentThatGivesUpEndsTheDial(t *testing.T) {
 	}
 	begin := time.Now()
 	eventually(t, "the lease is released", func() bool { return w.access.Stats().Leases == 0 })
-	if d := time.Since(begin); d > time.Second {
+	if d := time.Since(begin); d > 3*time.Second {
 		t.Errorf("after %v: the dial went on", d)
 	}
 }
