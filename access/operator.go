@@ -53,6 +53,16 @@ func (a *Access) Cut(sel Selector, r reason.Reason) int {
 	return n
 }
 
+// EndAll ends every session for r, and returns the number of leases that were
+// cut. Nobody is revoked.
+func (a *Access) EndAll(r reason.Reason) (n int) {
+	start := a.cfg.Now()
+	for _, s := range a.sessions.all() {
+		n += a.end(s, r, start)
+	}
+	return n
+}
+
 // SessionInfo is what an operator sees of a session.
 type SessionInfo struct {
 	ID       string         `json:"session_id"`

@@ -76,7 +76,17 @@ func (g *Gateway) loadGrants(ctx context.Context, deltas []*Delta) {
 	if l == nil {
 		return
 	}
-	list := l.grants()
+	list := withDeltas(l.grants(), deltas)
+	g.badRows(wire.GrantsList, list.Faults)
+	if err := g.cfg.Handler.Grants(ctx, list); err != nil {
+		g.log.Error("stored grants not applied", zap.Error(err))
+		return
+	}
+	g.inForceNow(wire.GrantsList, list.Version, list.NotAfter)
+}
+
+// withDeltas folds the deltas since into list.
+func withDeltas(list *Grants, deltas []*Delta) *Grants {
 	for _, d := range deltas {
 		switch {
 		case d.To < list.Version: // carried for its locks
@@ -88,28 +98,14 @@ func (g *Gateway) loadGrants(ctx context.Context, deltas []*Delta) {
 			list.Rows = d.narrow().fold(list.Rows)
 		}
 	}
-	g.badRows(wire.GrantsList, list.Faults)
-	if err := g.cfg.Handler.Grants(ctx, list); err != nil {
-		g.log.Error("stored grants not applied", zap.Error(err))
-		return
-	}
-	g.inForceNow(wire.GrantsList, list.Version, list.NotAfter)
+	return list
 }
 
 // loadList reads and verifies a stored list. The signer's certificate must have
 // been valid when it signed: it lives shorter than a list may have to serve.
 func (g *Gateway) loadList(name wire.ListName) *list {
 	stored := g.state.of(name)
-	if stored.File == "" || stored.Head == "" { // an older version wrote it otherwise: it comes anew
-		return nil
-	}
-	file, err := g.state.open(stored)
-	if err != nil {
-		g.altered(stored.File, err)
-		return nil
-	}
-	defer file.f.Close()
-	l, err := g.verifier.read(file, name, Floor{}, origin{signedAt: signingTime(file.first), stored: true})
+	l, err := g.readList(name, stored)
 	var refused *ListError
 	switch {
 	case errors.As(err, &refused) && refused.Reason == reason.ListExpired:
@@ -121,6 +117,19 @@ func (g *Gateway) loadList(name wire.ListName) *list {
 		return nil
 	}
 	return l
+}
+
+// readList returns nil when there is no list.
+func (g *Gateway) readList(name wire.ListName, stored storedList) (*list, error) {
+	if stored.File == "" || stored.Head == "" { // an older version wrote it otherwise: it comes anew
+		return nil, nil
+	}
+	file, err := g.state.open(stored)
+	if err != nil {
+		return nil, err
+	}
+	defer file.f.Close()
+	return g.verifier.read(file, name, Floor{}, origin{signedAt: signingTime(file.first), stored: true})
 }
 
 // loadDeltas verifies the stored deltas and raises the highest version to

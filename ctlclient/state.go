@@ -37,6 +37,7 @@ type state struct {
 	lock io.Closer
 
 	altered error // versions.json could not be read
+	theirs  bool  // another process writes here
 
 	mu       sync.Mutex
 	v        versions  // guarded by mu
@@ -168,7 +169,7 @@ func (s *state) deltas() ([][]byte, error) {
 		return nil, err
 	}
 	end := bytes.LastIndexByte(raw, '\n')
-	if end != len(raw)-1 {
+	if end != len(raw)-1 && !s.theirs {
 		if err := os.Truncate(filepath.Join(s.dir, filepath.Base(l.Deltas)), int64(end+1)); err != nil {
 			return nil, err
 		}

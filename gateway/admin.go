@@ -69,6 +69,7 @@ func (g *Gateway) adminCut(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	start := time.Now()
+	g.tell(notice{Cut: &in})
 	n := g.access.Cut(sel, reason.CutByOperator)
 	g.auditAdmin(r, "sessions cut", fmt.Sprintf("%+v: %d flows", in, n), nil)
 	adminsock.Reply(w, CutReply{n, time.Since(start)})

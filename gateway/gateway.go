@@ -85,9 +85,12 @@ type Gateway struct {
 	site   atomic.Pointer[site]
 	moved  chan struct{} // a reload has put another site in place
 
-	taken     chan *net.UnixConn // of the process that takes over; capacity 1
-	handing   atomic.Bool        // it does
-	inherited *inheritance       // nil: this process has not taken over
+	taken     chan *net.UnixConn    // of the process that takes over; capacity 1
+	handing   atomic.Bool           // it does
+	inherited *inheritance          // nil: this process has not taken over
+	heir      atomic.Pointer[later] // to the process that has taken over; nil: none has
+	heeding   sync.WaitGroup        // reads what that one says
+	drained   atomic.Bool           // nothing is left that it could end
 
 	listeners []net.Listener
 	packets   []net.PacketConn // UDP sockets
@@ -436,7 +439,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer stopOwn()
 	front, stopFront := context.WithCancel(ctx)
 	defer stopFront()
-	stopAdopting := g.adopt()
+	waitAdopting := g.adopt()
 
 	var behind, single, before errgroup.Group
 	part := func(group *errgroup.Group, name string, run func(context.Context) error, in context.Context) {
@@ -506,12 +509,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.audit.Write(&audit.Record{Time: g.now(), Kind: audit.System, GatewayID: g.id, Object: "stop", Allowed: true, Result: "ok"})
 	stopBack()
 	err = errors.Join(err, handed, behind.Wait())
-	stopAdopting()
+	waitAdopting()
 	if g.handing.Load() {
 		if l := g.site.Load().login; l != nil {
 			l.Close()
 		}
-		return errors.Join(err, g.audit.Close())
+		g.drained.Store(true)
+		err = errors.Join(err, g.audit.Close())
+		g.heir.Load().Close() // it may be closed with the audit
+		g.heeding.Wait()
+		return err
 	}
 	err = errors.Join(err, single.Wait())
 	if g.link != nil {

@@ -319,7 +319,7 @@ func (d *guard) keys() *wire.PermitKeys {
 // changed takes over what is in force now; change is nil for a whole list.
 // narrow: nothing that it gives was applied, but what it takes away holds.
 func (d *guard) changed(change *access.Delta, narrow bool) {
-	if d == nil {
+	if d == nil || d.g.handing.Load() { // the new process has it
 		return
 	}
 	locks := d.g.access.Locks()
@@ -337,7 +337,7 @@ func (d *guard) changed(change *access.Delta, narrow bool) {
 
 // reload takes the settings of a new file into use.
 func (d *guard) reload(cfg *Config) error {
-	if d == nil {
+	if d == nil || d.g.handing.Load() {
 		return nil
 	}
 	blocked, err := readBlocklists(cfg.Guard.Blocklists)

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/yumen-zt/yumen/internal/adminsock"
+	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 )
 
@@ -34,8 +35,8 @@ import (
 //	accepts
 //	                                  4 lets handshakes end, 200 ms, then drains and ends
 //
-// Until it has drained, for proxy.limits.drain at most, the old process decides
-// by the lists that it has: it hears of no revocation any more.
+// Until it has drained, for proxy.limits.drain at most, the old process hears of
+// every right that ends from the new one: notices.go.
 
 const (
 	takeOverPath  = "/takeover"
@@ -59,6 +60,7 @@ func (g *Gateway) adminTakeOver(w http.ResponseWriter, r *http.Request) {
 	}
 	u, ok := c.(*net.UnixConn)
 	if ok {
+		_ = u.SetDeadline(time.Time{}) // those of the server that it came by
 		select {
 		case g.taken <- u:
 			return
@@ -84,6 +86,15 @@ func (l later) Write(b []byte) (int, error) {
 // must have for itself, and waits for its end.
 func (g *Gateway) handOver(c *net.UnixConn, stop func() error) error {
 	start := g.now()
+	opened := make(chan struct{})
+	open := sync.OnceFunc(func() { close(opened) })
+	defer open() // after an error, too: nobody waits
+	out := later{c, opened}
+	g.heir.Store(&out) // what is learned from here on is the new one's to tell
+	if g.alerts.up.Load() != nil {
+		var up alert.Sink = heirAlerts{out}
+		g.alerts.up.Store(&up)
+	}
 	var o offer
 	var rights []int
 	for i, ln := range g.listeners {
@@ -102,9 +113,7 @@ func (g *Gateway) handOver(c *net.UnixConn, stop func() error) error {
 		o.Listen = append(o.Listen, g.site.Load().cfg.Listen[i])
 	}
 	g.port.StopAccepting() // 1
-	opened := make(chan struct{})
-	out := later{c, opened}
-	err := stop() // 2
+	err := stop()          // 2
 	if g.link != nil {
 		g.link.Close()
 	}
@@ -112,7 +121,8 @@ func (g *Gateway) handOver(c *net.UnixConn, stop func() error) error {
 	err = errors.Join(err, g.revoked.close(), g.audit.HandOver(out), g.lock.Close())
 	line, _ := json.Marshal(o)                                                           // strings alone
 	_, _, werr := c.WriteMsgUnix(append(line, '\n'), syscall.UnixRights(rights...), nil) // 3
-	close(opened)
+	open()
+	g.heeding.Go(func() { g.obey(c) })
 	g.log.Info("listening sockets handed over", zap.Strings("listen", o.Listen), zap.Duration("took", g.now().Sub(start)), zap.Error(errors.Join(err, werr)))
 	g.port.Settle() // 4
 	time.Sleep(afterGlow)
@@ -121,7 +131,7 @@ func (g *Gateway) handOver(c *net.UnixConn, stop func() error) error {
 
 // inheritance is what a new process has of the one before it.
 type inheritance struct {
-	conn      *net.UnixConn
+	teller
 	records   io.Reader // audit records of the old process, until it ends
 	listeners map[string]net.Listener
 }
@@ -132,7 +142,7 @@ func takeOver(ctx context.Context, socket string) (*inheritance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take over from the gateway at %s: %w (is it running? start without --take-over)", socket, err)
 	}
-	in := &inheritance{conn: raw.(*net.UnixConn), listeners: map[string]net.Listener{}}
+	in := &inheritance{teller: teller{conn: raw.(*net.UnixConn)}, listeners: map[string]net.Listener{}}
 	if err := in.receive(); err != nil {
 		in.close()
 		return nil, fmt.Errorf("take over from the gateway at %s: %w", socket, err)
@@ -209,21 +219,30 @@ func (in *inheritance) close() {
 	in.conn.Close()
 }
 
+// lastRecords is how long the process before this one may take to end when this
+// one must.
+const lastRecords = 3 * time.Second
+
 // adopt writes the audit records of the process before this one, until it has
-// ended. The returned function ends it.
-func (g *Gateway) adopt() (stop func()) {
+// ended. The returned function waits for that; where this process was told to
+// end, that one is, too. One that has been replaced itself waits for as long as
+// the other one drains.
+func (g *Gateway) adopt() (wait func()) {
 	in := g.inherited
 	if in == nil {
 		return func() {}
 	}
 	var reading sync.WaitGroup
 	reading.Go(func() {
-		n, err := audit.Adopt(in.records, g.audit)
+		n, err := audit.Adopt(in.records, g.audit, g.told)
 		g.log.Info("the process before this one has ended", zap.Int("audit_records", n), zap.Error(err))
 		in.close()
 	})
 	return func() {
-		_ = in.conn.SetReadDeadline(time.Now()) // what it has not sent by now is counted there
+		if !g.handing.Load() {
+			in.hangUp()
+			_ = in.conn.SetReadDeadline(time.Now().Add(lastRecords)) // it may have ended
+		}
 		reading.Wait()
 	}
 }

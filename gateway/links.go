@@ -89,7 +89,15 @@ func (g *Gateway) resolve(ctx context.Context, issuer, subject string) (string, 
 // gateways by the control center.
 func (g *Gateway) loggedOut(sessionID string, expires time.Time) {
 	revoke := []access.Revocation{{SessionID: sessionID}}
+	g.tell(notice{Narrow: &access.Delta{Revoke: revoke}})
 	g.access.Narrow(access.Delta{Revoke: revoke})
+	if heir := g.heir.Load(); heir != nil {
+		n := notice{LogOut: &logOutNotice{sessionID, expires}}
+		if _, err := heir.Write(n.line()); err != nil {
+			g.log.Error("log-out not told to the process that has taken over, the session goes on there", zap.String("session_id", sessionID), zap.Error(err))
+		}
+		return
+	}
 	g.remember(revoke)
 	if g.link == nil {
 		return

@@ -74,6 +74,8 @@ func (l *lists) Grants(_ context.Context, g *ctlclient.Grants) error {
 	faults, err := l.g.access.ApplyPages(b, g.Store)
 	if err != nil {
 		l.grants = old // the old rows stay, and so does their end
+	} else {
+		l.g.tell(notice{List: &listNotice{wire.GrantsList, g.Version}})
 	}
 	l.g.guard.changed(nil, err != nil)
 	l.record("grants", g.Version, len(g.Faults)+len(faults), err)
@@ -93,6 +95,8 @@ func (l *lists) Policies(_ context.Context, p *ctlclient.Policies) error {
 	}, p.Store)
 	if err != nil {
 		l.policies = old
+	} else {
+		l.g.tell(notice{List: &listNotice{wire.PoliciesList, p.Version}})
 	}
 	l.g.guard.changed(nil, err != nil)
 	l.record("policies", p.Version, len(faults), err)
@@ -129,6 +133,9 @@ func (l *lists) both(p *ctlclient.Policies, g *ctlclient.Grants, store func() er
 	faults, err := l.g.access.ApplyPages(b, store)
 	if err != nil {
 		l.grants, l.policies = oldGrants, oldPolicies
+	} else {
+		l.g.tell(notice{List: &listNotice{wire.PoliciesList, p.Version}})
+		l.g.tell(notice{List: &listNotice{wire.GrantsList, g.Version}})
 	}
 	l.record("policies", p.Version, len(p.Faults), err)
 	l.g.guard.changed(nil, err != nil)
@@ -147,6 +154,9 @@ func (l *lists) Delta(_ context.Context, d *ctlclient.Delta) error {
 	for _, u := range d.Unlocks {
 		change.Unlocks = append(change.Unlocks, policy.Lock{Kind: u.Kind, ID: u.ID})
 	}
+	if less := narrowing(&change); less != nil {
+		l.g.tell(notice{Narrow: less})
+	}
 	if d.NarrowOnly {
 		l.g.access.Narrow(change)
 		l.g.guard.changed(&change, true)
@@ -154,12 +164,18 @@ func (l *lists) Delta(_ context.Context, d *ctlclient.Delta) error {
 		return nil
 	}
 	faults, err := l.g.access.ApplyDelta(change, d.Store)
+	if err == nil {
+		l.g.tell(notice{Rows: &rowsNotice{change.From, change.To, change.Remove, d.Rows, change.Unlocks}})
+	}
 	l.g.guard.changed(&change, err != nil)
 	l.record("delta", d.To, len(d.Faults)+len(faults), err)
 	return err
 }
 
 func (l *lists) record(what string, version uint64, faults int, err error) {
+	if l.g.handing.Load() { // the new process has a record of it
+		return
+	}
 	r := &audit.Record{Time: l.g.now(), Kind: audit.List, GatewayID: l.g.id, Object: what, Allowed: err == nil, Result: "ok", Detail: fmt.Sprintf("version %d, %d faults", version, faults)}
 	if err != nil {
 		r.Result, r.Code, r.Detail = "not applied", reason.InternalError, err.Error()
@@ -263,6 +279,10 @@ func (l *lists) fromFiles(keys *keystore.Store, f *ListsConfig) error {
 	now := seenFiles{Grants: g.Version, Policies: p.Version, GrantsDigest: g.Digest, PoliciesDigest: p.Digest}
 	return l.both(p, g, func() error {
 		if now == l.seen {
+			return nil
+		}
+		if l.g.handing.Load() { // the folder is the new process's, which has stored it
+			l.seen = now
 			return nil
 		}
 		if err := storeJSON(path, now); err != nil {

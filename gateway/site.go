@@ -179,6 +179,7 @@ func (g *Gateway) tryReload() error {
 	if old.login != nil {
 		old.login.Close()
 	}
+	g.tell(notice{Reload: true})
 	return g.setLevel(s.cfg) // Load has seen it
 }
 
@@ -189,7 +190,7 @@ func (g *Gateway) renewKeys(s *site) error {
 	if err != nil {
 		return err
 	}
-	if g.link != nil {
+	if g.link != nil && !g.handing.Load() {
 		if err := g.link.Renew(s.keys, s.cfg.Crypto.Profile); err != nil {
 			return err
 		}

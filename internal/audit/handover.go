@@ -53,8 +53,9 @@ func (s stream) tick() error                     { return nil }
 func (s stream) close() error                    { return s.w.Close() }
 
 // Adopt writes the records that another process hands over to s, until r ends,
-// and returns how many came.
-func Adopt(r io.Reader, s Sink) (n int, err error) {
+// and returns how many came. A line that is none may be between them: other is
+// asked first, and returns whether it took the line; nil takes none.
+func Adopt(r io.Reader, s Sink, other func(line []byte) bool) (n int, err error) {
 	in := bufio.NewReaderSize(r, batchBytes)
 	for {
 		line, err := in.ReadBytes('\n')
@@ -63,6 +64,9 @@ func Adopt(r io.Reader, s Sink) (n int, err error) {
 		}
 		if err != nil {
 			return n, fmt.Errorf("adopt audit records: %w", err)
+		}
+		if other != nil && other(line) {
+			continue
 		}
 		var rec Record
 		if err := json.Unmarshal(line, &rec); err != nil {

@@ -38,7 +38,7 @@ func TestRecordsAreHandedOver(t *testing.T) {
 	var c collected
 	done := make(chan error, 1)
 	go func() {
-		n, err := Adopt(r, &c)
+		n, err := Adopt(r, &c, nil)
 		if n != 10 {
 			t.Errorf("%d records came, want 10", n)
 		}
