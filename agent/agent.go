@@ -75,7 +75,7 @@ func New(cfg Config) (*Agent, error) {
 		slots: make(chan struct{}, cfg.MaxFlows), refetch: make(chan struct{}, 1),
 		changed: make(chan struct{}), flows: map[uint64]*flow{},
 	}
-	a.posture = posture.Look()
+	a.posture = cfg.Probe()
 	uid, err := localuser.Self()
 	if err != nil && !(errors.Is(err, localuser.ErrUnsupported) && cfg.TrustLocalUsers) {
 		return nil, fmt.Errorf("make agent: %w", err)

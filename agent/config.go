@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/agent/posture"
 	"github.com/yumen-zt/yumen/crypto/profile"
 	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/clock"
@@ -50,6 +51,7 @@ type Config struct {
 	Logger   *zap.Logger                `yaml:"-"` // default: none
 	Now      func() time.Time           `yaml:"-"` // the wall clock; default time.Now
 	Elapsed  func() time.Duration       `yaml:"-"` // time that no clock change moves; default the system's
+	Probe    func() posture.Report      `yaml:"-"` // the state of the device; default [posture.Look]
 	Identity Identity                   `yaml:"-"` // default: the enrolled certificate's
 	NewLink  func(Events) (Link, error) `yaml:"-"` // default: to the control center of the enrolment
 	Dialer   Dialer                     `yaml:"-"` // default: tunnels by the carrier
@@ -98,6 +100,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.PassphraseFile == "" {
 		c.PassphraseFile = filepath.Join(c.Dir, "passphrase")
+	}
+	if c.Probe == nil {
+		c.Probe = func() posture.Report { return posture.Look() }
 	}
 	if c.Elapsed == nil {
 		c.Elapsed = clock.Steady()

@@ -47,6 +47,7 @@ type fakeLink struct {
 	logouts   int                  // guarded by mu
 	fetches   int                  // guarded by mu
 	running   bool                 // guarded by mu
+	reports   int                  // guarded by mu; asked for at once
 }
 
 type fakeLogin struct {
@@ -100,6 +101,12 @@ func (l *fakeLink) SendAlert(_ context.Context, m *wire.AgentAlert) error {
 	l.sent = append(l.sent, m)
 	l.mu.Unlock()
 	return nil
+}
+
+func (l *fakeLink) ReportNow() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reports++
 }
 
 func (l *fakeLink) Status() ctlclient.AgentStatus {

@@ -27,6 +27,8 @@ type Link interface {
 	Raise(a alert.Alert)
 	// SendAlert sends Table 22 and waits for the answer.
 	SendAlert(ctx context.Context, m *wire.AgentAlert) error
+	// ReportNow sends the next report at once. It never blocks.
+	ReportNow()
 	// Status returns the state of the link.
 	Status() ctlclient.AgentStatus
 }

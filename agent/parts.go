@@ -101,6 +101,7 @@ func (a *Agent) controlLink(keys *keystore.Store, e Events) (Link, error) {
 	return ctlclient.NewAgent(ctlclient.AgentConfig{
 		URL: a.cfg.Control, AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, Keys: keys, Crypto: a.cfg.Crypto.Profile, DeviceType: a.cfg.DeviceType,
 		Longitude: wire.CoordinateOf(a.cfg.Longitude), Latitude: wire.CoordinateOf(a.cfg.Latitude),
+		Posture: a.postureNow,
 		OnToken: e.Token, OnResources: e.Resources, OnSignedOut: e.SignedOut, Alerts: alert.Func(a.raise), StateDir: a.cfg.StateDir, OutboxConfig: a.cfg.Outbox, Logger: a.cfg.Logger, Now: a.cfg.Now, Dial: a.permits.control,
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 const (
 	watchPeriod  = 5 * time.Second
+	lookPeriod   = 10 * time.Second // of the device's state
 	checkPeriod  = 55 * time.Second // of the state file
 	alertDamping = time.Minute      // one alert of a kind and subject (clause 9.4: the first goes at once)
 )
@@ -45,7 +46,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
 	wall, steady := clock.NewWatcher(a.cfg.Now, a.cfg.Elapsed), a.cfg.Elapsed()
-	checked, flushed := steady, steady
+	checked, flushed, looked := steady, steady, steady
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,19 +58,41 @@ func (a *Agent) watch(ctx context.Context) error {
 			a.raise(alert.Alert{Code: alert.ClockJump, Detail: fmt.Sprintf("by %s", by.Round(time.Millisecond))})
 		}
 		s := a.cfg.Elapsed()
+		if s-looked >= lookPeriod {
+			looked = s
+			a.lookAround()
+		}
 		if s-flushed >= alertDamping {
 			flushed = s
 			a.alerts.Flush()
 		}
 		if s-checked >= checkPeriod {
 			checked = s
-			now := posture.Look()
-			a.mu.Lock()
-			a.posture = now
-			a.mu.Unlock()
 			if err := a.state.check(); err != nil {
 				return a.altered(ctx, err)
 			}
 		}
 	}
+}
+
+// lookAround looks at the device, and reports at once what has changed: what
+// policies ask of it may hold no longer.
+func (a *Agent) lookAround() {
+	now := a.cfg.Probe()
+	a.mu.Lock()
+	changed := a.posture != now
+	a.posture = now
+	a.mu.Unlock()
+	if changed {
+		a.log.Info("the state of the device has changed", zap.String("disk_encrypted", string(now.DiskEncrypted)), zap.String("firewall", string(now.Firewall)), zap.String("version", now.Version))
+		a.link.ReportNow()
+	}
+}
+
+// postureNow is what reports say of the device.
+func (a *Agent) postureNow() *posture.Report {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.posture
+	return &p
 }

@@ -192,13 +192,15 @@ type DeviceInfo struct {
 	Locked    bool      `json:"locked"`
 	Posture   *int      `json:"posture,omitempty"`
 	Risk      *int      `json:"risk,omitempty"`
+
+	Device *wire.Posture `json:"device,omitempty"` // as its agent reports it
 }
 
 func (s *Server) listDevices() []DeviceInfo {
 	out := []DeviceInfo{}
 	for _, p := range s.sortedParties() {
 		i := DeviceInfo{Kind: p.Kind, ID: p.ID, DeviceID: p.DeviceID, Name: p.Name, Type: p.Type, System: p.System, UserID: p.UserID,
-			Addresses: p.Addresses, Enrolled: p.Enrolled, Locked: s.locked(p) != nil, Posture: p.Posture, Risk: p.Risk}
+			Addresses: p.Addresses, Enrolled: p.Enrolled, Locked: s.locked(p) != nil, Posture: cmp.Or(p.Posture, p.Seen), Risk: p.Risk, Device: p.Device}
 		if p.Code != nil {
 			i.CodeUntil = p.Code.Until
 		}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -295,45 +293,22 @@ func (s *Server) resources(w http.ResponseWriter, r *http.Request) {
 		s.finish(w, p, nil, "T19", a)
 		return
 	}
-	now := s.cfg.Now()
-	list := wire.ResourceList{AgentID: p.ID, DeviceID: p.DeviceID, KeyType: keyType, Timestamp: wire.FormatTime(now)}
-	var facts []wire.ResourceFacts
-	gateways := []wire.GatewayRef{}
-	s.view(func(st *model.State) {
-		pair := model.Pair{Device: p.DeviceID, User: r.URL.Query().Get("userId")}
-		if on := st.SessionsOn(p.DeviceID); pair.User == "" && len(on) == 1 {
-			pair = on[0]
-		}
-		if v := st.Sessions[pair]; v == nil || v.AgentID != p.ID || !now.Before(v.Expires) || st.Rows[pair] == nil {
-			return
-		}
-		list.UserID = pair.User
-		for _, a := range st.GrantedApps(pair) {
-			for _, address := range a.Addresses {
-				host, port, err := net.SplitHostPort(address)
-				n, err2 := strconv.Atoi(port)
-				if err != nil || err2 != nil {
-					continue // refused when it was set
-				}
-				facts = append(facts, wire.ResourceFacts{I: len(list.ResourceList), Hosts: a.Hosts, Protocol: a.Protocol})
-				list.ResourceList = append(list.ResourceList, wire.Resource{AppID: a.ID, AppName: a.Name, IP: host, Port: n})
-			}
-		}
-		gateways = gatewaysOf(st)
-	})
-	if list.UserID == "" {
+	l, err := s.resourcesOf(p, r.URL.Query().Get("userId"))
+	if err == nil && l == nil {
 		s.refuseGet(w, p, "T19", reason.NotAuthenticated)
 		return
 	}
-	s.permit(gateways, p.DeviceID)
-	body, err := wire.Encode(&list)
+	var body []byte
+	if err == nil {
+		body, err = wire.Encode(&l.list)
+	}
 	if err != nil {
 		s.log.Error("resources not made", zap.Error(err))
 		s.refuseGet(w, p, "T19", reason.InternalError)
 		return
 	}
-	ext := headerExt{}.with(wire.ExtGateways, gateways).with(wire.ExtResources, facts)
-	s.finish(w, p, nil, "T19", answer{msgType: "T19", body: body, ext: ext, user: list.UserID})
+	ext := headerExt{}.with(wire.ExtGateways, l.gateways).with(wire.ExtResources, l.facts)
+	s.finish(w, p, nil, "T19", answer{msgType: "T19", body: body, ext: ext, user: l.list.UserID})
 }
 
 // agentStatus is T21 (§9.3.3).

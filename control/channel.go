@@ -170,7 +170,7 @@ func status(r reason.Reason) int {
 // called once for each message, however often it arrives (§7.1, §9.1).
 func (s *Server) message(kind, msgType string, f func(context.Context, *call) answer) http.HandlerFunc {
 	replyType := "T5"
-	if msgType == "T16" {
+	if msgType == "T16" || msgType == wire.TypeReport {
 		replyType = "T18"
 	}
 	in := s.gatewayIn

@@ -44,8 +44,9 @@ type Config struct {
 	EnrolLife    time.Duration `yaml:"enrolment_life"` // life of a new enrolment code; default 1h
 	CertLife     time.Duration `yaml:"cert_life"`      // life of the certificates of enrolment; default 90 days
 
-	Lockout Lockout    `yaml:"lockout"`
-	IDP     *IDPConfig `yaml:"idp"` // embedded OpenID provider; absent: none
+	Posture PostureConfig `yaml:"posture"` // what the reported state of a device is worth
+	Lockout Lockout       `yaml:"lockout"`
+	IDP     *IDPConfig    `yaml:"idp"` // embedded OpenID provider; absent: none
 
 	// AllowChaos lets operators make this control center misbehave, for tests
 	// and drills: `yumen control run --allow-chaos`. No configuration has it.
@@ -114,6 +115,7 @@ func (c *Config) defaults() {
 	or(&c.Lockout.PerSource, 50)
 	or(&c.Lockout.Window, 15*time.Minute)
 	or(&c.Lockout.Duration, 15*time.Minute)
+	c.Posture.defaults()
 	if c.IDP != nil && len(c.IDP.Listen) == 0 {
 		c.IDP.Listen = []string{":9443"}
 	}
@@ -191,6 +193,7 @@ func (c *Config) Validate() error {
 	default:
 		fault("password_hash", "%q is neither argon2id nor pbkdf2-sm3", c.PasswordHash)
 	}
+	c.Posture.validate(fault)
 	if c.IDP != nil {
 		httpsURL("idp.issuer", c.IDP.Issuer)
 		for i, cl := range c.IDP.Clients {

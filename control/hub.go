@@ -43,6 +43,7 @@ type link struct {
 	identified   time.Time // last good T4
 	status       time.Time // last T10
 	alert        time.Time // last T11
+	posture      time.Time // last change of an agent's posture
 	acks         map[wire.ListName]ack
 	permits      *wire.PermitKeys // of its guard; nil: it has none
 	listVersion  string           // as its last report says

@@ -32,8 +32,8 @@ func (s *Server) gateways() (all []wire.GatewayRef) {
 
 func gatewaysOf(st *model.State) []wire.GatewayRef {
 	all := []wire.GatewayRef{}
-	for _, g := range st.Parties {
-		if g.Kind == model.Gateway && len(g.Sign) > 0 && st.Locks[model.LockRef{Kind: "device", ID: g.DeviceID}] == nil {
+	for _, g := range st.Gateways {
+		if len(g.Sign) > 0 && st.Locks[model.LockRef{Kind: "device", ID: g.DeviceID}] == nil {
 			all = append(all, wire.GatewayRef{ID: g.ID, Addresses: g.Addresses, Sign: g.Sign, Enc: g.Enc})
 		}
 	}

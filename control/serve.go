@@ -40,6 +40,7 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("POST "+gatewayBase+"/subjects", s.message(gateway, wire.TypeSubject, s.subject))
 	m.HandleFunc("POST "+agentBase+"/authentication", s.message(agent, "T16", s.authenticate))
 	m.HandleFunc("GET "+agentBase+"/resources", s.resources)
+	m.HandleFunc("POST "+agentBase+"/report", s.message(agent, wire.TypeReport, s.report))
 	m.HandleFunc("POST "+agentBase+"/status", s.message(agent, "T21", s.agentStatus))
 	m.HandleFunc("POST "+agentBase+"/alerts", s.message(agent, "T22", s.agentAlert))
 	for base, kind := range map[string]string{gatewayBase: gateway, agentBase: agent} {

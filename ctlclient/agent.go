@@ -35,6 +35,7 @@ type AgentConfig struct {
 
 	DeviceType, SystemType string               // Table 16; default from the build
 	Longitude, Latitude    wire.Coordinate      // Table 16
+	Posture                func() *wire.Posture // of the device, for each report; default: not known
 	Address                func() (string, int) // the agent's ip and port of Tables 16 and 21; default: the address towards the control center
 
 	Interval       time.Duration // of Tables 16, 19 and 21; default and most 55 s (§9.2)
@@ -82,12 +83,15 @@ type Agent struct {
 	reports *reporter
 	log     *zap.Logger
 	changed chan struct{} // somebody signed in or out; capacity 1
+	due     chan struct{} // a report is wanted now; capacity 1
 
 	mu     sync.Mutex
 	user   string      // guarded by mu; who is signed in
 	method int         // guarded by mu; of Table 16
 	last   string      // guarded by mu; who was signed in last
 	digest string      // guarded by mu; of the last Table 19
+	tag    string      // guarded by mu; of the last Table 19 of an X.report; "" when there is none
+	whole  bool        // guarded by mu; the present session reports by X.report
 	status AgentStatus // guarded by mu
 }
 
@@ -151,7 +155,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, call: call, log: cfg.Logger, changed: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, call: call, log: cfg.Logger, changed: make(chan struct{}, 1), due: make(chan struct{}, 1)}
 	a.reports = newReporter(cfg.Outbox, call, cfg.Logger, cfg.Now, map[string]string{"T16": "/authentication", "T21": "/status", "T22": "/alerts"})
 	a.reports.alert = a.alertMessage
 	if a.reports.own = cfg.Alerts; cfg.Alerts == nil {
@@ -192,7 +196,7 @@ func (a *Agent) Login(ctx context.Context, userID string, method int, factors []
 		return Token{}, err
 	}
 	a.mu.Lock()
-	a.user, a.last, a.method, a.digest = t.UserID, t.UserID, method, ""
+	a.user, a.last, a.method, a.digest, a.tag = t.UserID, t.UserID, method, "", ""
 	a.status.UserID = t.UserID
 	a.mu.Unlock()
 	a.took(t)
@@ -203,7 +207,7 @@ func (a *Agent) Login(ctx context.Context, userID string, method int, factors []
 // Logout forgets the user: reports stop until the next Login.
 func (a *Agent) Logout() {
 	a.mu.Lock()
-	a.user, a.digest = "", ""
+	a.user, a.digest, a.tag = "", "", ""
 	a.status.UserID, a.status.TokenExpires = "", time.Time{}
 	a.mu.Unlock()
 	a.wake()
@@ -303,17 +307,7 @@ func (a *Agent) FetchResources(ctx context.Context) (*Resources, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, bad, err := readResources(m.Body, a.cfg.Profile)
-	if err != nil {
-		return nil, fmt.Errorf("%w: table 19: %w", ErrDown, err)
-	}
-	if len(bad) > 0 {
-		a.log.Warn("table 19 has bad rows", zap.Int("rows", len(bad)), zap.Error(&bad[0]))
-	}
-	if list.AgentID != a.cfg.AgentID || list.DeviceID != a.cfg.DeviceID || user != "" && list.UserID != user {
-		return nil, fmt.Errorf("%w: table 19 is for another agent", ErrDown)
-	}
-	r := &Resources{List: *list}
+	r := &Resources{}
 	for name, into := range map[string]any{wire.ExtResources: &r.Facts, wire.ExtGateways: &r.Gateways} {
 		if raw, ok := m.Header.Ext[name]; ok {
 			if err := json.Unmarshal(raw, into); err != nil {
@@ -321,8 +315,27 @@ func (a *Agent) FetchResources(ctx context.Context) (*Resources, error) {
 			}
 		}
 	}
-	r.dropBad(bad)
+	if err := a.readList(r, m.Body, user); err != nil {
+		return nil, err
+	}
 	return r, nil
+}
+
+// readList reads Table 19, which user asked for, into r beside its extensions.
+func (a *Agent) readList(r *Resources, raw []byte, user string) error {
+	list, bad, err := readResources(raw, a.cfg.Profile)
+	if err != nil {
+		return fmt.Errorf("%w: table 19: %w", ErrDown, err)
+	}
+	if len(bad) > 0 {
+		a.log.Warn("table 19 has bad rows", zap.Int("rows", len(bad)), zap.Error(&bad[0]))
+	}
+	if list.AgentID != a.cfg.AgentID || list.DeviceID != a.cfg.DeviceID || user != "" && list.UserID != user {
+		return fmt.Errorf("%w: table 19 is for another agent", ErrDown)
+	}
+	r.List = *list
+	r.dropBad(bad)
+	return nil
 }
 
 // readResources reads Table 19. A bad row is left out and named.

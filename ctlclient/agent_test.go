@@ -19,12 +19,20 @@ import (
 	"github.com/yumen-zt/yumen/wire"
 )
 
-// agentSite is a center that signs users in, and an agent's link, in a bubble.
+// agentSite is a center that signs users in, and an agent's link, in a bubble:
+// one that takes reports whole, and one that knows the standard's tables alone.
 func agentSite(t *testing.T, f func(t *testing.T, c *center, a *Agent, seen *agentSeen)) {
+	for _, whole := range []bool{true, false} {
+		t.Run(map[bool]string{true: "X.report", false: "by tables"}[whole], func(t *testing.T) { agentSiteOf(t, whole, f) })
+	}
+}
+
+func agentSiteOf(t *testing.T, whole bool, f func(t *testing.T, c *center, a *Agent, seen *agentSeen)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		c := w.center(w.agent, agtID)
+		c.whole = whole
 		defer c.start()()
 		seen := &agentSeen{apps: []string{"APP00000001"}}
 		tokens := 0
@@ -71,6 +79,9 @@ func agentSite(t *testing.T, f func(t *testing.T, c *center, a *Agent, seen *age
 		a, err := NewAgent(AgentConfig{
 			URL: "https://control.test:8443", AgentID: agtID, DeviceID: agDev, Keys: w.agent, Dial: c.dial, Usage: func() Usage { return Usage{1, 2, -1} },
 			Address: func() (string, int) { return "192.0.2.9", 40000 },
+			Posture: func() *wire.Posture {
+				return &wire.Posture{OS: "linux", Arch: "amd64", DiskEncrypted: wire.PostureYes, Firewall: wire.PostureUnknown}
+			},
 			OnToken: func(k Token) { seen.add(&seen.tokens, k.AuthToken) },
 			OnResources: func(r *Resources) {
 				seen.add(&seen.resources, fmt.Sprint(len(r.List.ResourceList), r.Facts, r.Gateways[0].Addresses))
@@ -150,6 +161,11 @@ func TestGCR002_M90_M99_AgentReportsAtLeastEvery60s(t *testing.T) {
 		if err != nil || m.CPUUsage != "001.00%" || m.DiskUsage != "" {
 			t.Errorf("T21: %+v, %v", m, err)
 		}
+		c.mu.Lock()
+		if c.whole && (c.lists != 2 || len(c.requests) > 2*c.countHeld("T16")) {
+			t.Errorf("%d lists in %d requests for %d reports: want 2, and one request a report", c.lists, len(c.requests), c.countHeld("T16"))
+		}
+		c.mu.Unlock()
 		// The password is nowhere in what stays.
 		if s := fmt.Sprintf("%+v %+v", a, a.cfg.Outbox); strings.Contains(s, secret) {
 			t.Error("the password is kept")

@@ -90,21 +90,32 @@ func (a *Agent) signedOut(user string, err error) {
 var errUserChanged = errors.New("somebody signed in or out")
 
 // session is the life of one connection of a signed-in user: identity report,
-// resources, then both again at least every 55 s, and the outbox's streams.
+// status and resources, then all again at least every 55 s, and the outbox's
+// streams.
 func (a *Agent) session(ctx context.Context, user string) (up bool, err error) {
-	if err := a.report(ctx, user); err != nil {
+	err = a.reportWhole(ctx, user)
+	whole := !errors.Is(err, errNotWhole)
+	if !whole {
+		err = a.report(ctx, user)
+	}
+	if err != nil {
 		return false, err
 	}
 	a.mu.Lock()
 	a.status.Connected, a.status.LastError, a.status.NextTry = true, "", time.Time{}
+	a.whole = whole
 	a.mu.Unlock()
 	a.reports.delivery.up.Store(true)
 	defer a.reports.delivery.up.Store(false)
-	a.addStatus(ctx)
+	if !whole {
+		a.addStatus(ctx)
+	}
 	parts, ctx := errgroup.WithContext(ctx)
 	parts.Go(func() error {
-		if err := a.refresh(ctx); err != nil {
-			return err
+		if !whole {
+			if err := a.refresh(ctx); err != nil {
+				return err
+			}
 		}
 		for {
 			t := time.NewTimer(sooner(a.cfg.Interval))
@@ -115,7 +126,15 @@ func (a *Agent) session(ctx context.Context, user string) (up bool, err error) {
 			case <-a.changed:
 				t.Stop()
 				return errUserChanged
+			case <-a.due:
+				t.Stop()
 			case <-t.C:
+			}
+			if whole {
+				if err := a.reportWhole(ctx, user); err != nil {
+					return err
+				}
+				continue
 			}
 			if err := a.report(ctx, user); err != nil {
 				return err
@@ -144,6 +163,11 @@ func (a *Agent) report(ctx context.Context, user string) error {
 	if err != nil {
 		return err
 	}
+	return a.reported(t, user)
+}
+
+// reported takes the token of an identity report of user.
+func (a *Agent) reported(t Token, user string) error {
 	if t.UserID != user {
 		return fmt.Errorf("%w: table 18 is for another user", ErrDown)
 	}
@@ -163,6 +187,11 @@ func (a *Agent) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return a.pass(r, "")
+}
+
+// pass passes Table 19 on when it says something new.
+func (a *Agent) pass(r *Resources, tag string) error {
 	said := *r
 	said.List.Timestamp = ""
 	raw, err := json.Marshal(said, json.Deterministic(true))
@@ -174,6 +203,9 @@ func (a *Agent) refresh(ctx context.Context) error {
 	fresh := a.digest != sum && a.user == r.List.UserID
 	if fresh {
 		a.digest = sum
+	}
+	if a.user == r.List.UserID {
+		a.tag = tag
 	}
 	a.status.LastResources = a.cfg.Now()
 	a.mu.Unlock()
@@ -188,11 +220,13 @@ func (a *Agent) refresh(ctx context.Context) error {
 func (a *Agent) reportStatus(ctx context.Context) {
 	var dropped uint64
 	for sleep(ctx, sooner(a.cfg.Interval)) {
-		a.addStatus(ctx)
 		a.reports.delivery.remind()
 		a.mu.Lock()
-		user, method, up := a.user, a.method, a.status.Connected
+		user, method, up, whole := a.user, a.method, a.status.Connected, a.whole
 		a.mu.Unlock()
+		if !up || !whole {
+			a.addStatus(ctx)
+		}
 		if user != "" && !up {
 			if err := a.reports.add(ctx, ClassIdentity, "T16", a.cfg.Now(), nil, a.authentication(user, method, nil)); err != nil {
 				a.log.Error("identity report not stored", zap.Error(err))
@@ -205,8 +239,8 @@ func (a *Agent) reportStatus(ctx context.Context) {
 	}
 }
 
-// addStatus makes Table 21 of a signed-in user; without one there is nobody to
-// report for.
+// addStatus puts Table 21 of a signed-in user into the outbox; without one there
+// is nobody to report for.
 func (a *Agent) addStatus(ctx context.Context) {
 	a.mu.Lock()
 	user := a.user
@@ -214,13 +248,22 @@ func (a *Agent) addStatus(ctx context.Context) {
 	if user == "" {
 		return
 	}
-	now, u := a.cfg.Now(), a.cfg.Usage()
+	now := a.cfg.Now()
+	a.keepStatus(ctx, now, a.statusOf(user, now))
+}
+
+// statusOf makes Table 21.
+func (a *Agent) statusOf(user string, now time.Time) *wire.AgentStatus {
+	u := a.cfg.Usage()
 	ip, port := a.cfg.Address()
-	m := &wire.AgentStatus{
+	return &wire.AgentStatus{
 		AgentID: a.cfg.AgentID, UserID: user, DeviceID: a.cfg.DeviceID, Timestamp: wire.FormatTime(now), IP: ip, Port: port,
 		CPUUsage: usage(u.CPU), MemoryUsage: usage(u.Memory), DiskUsage: usage(u.Disk),
 	}
-	if err := a.reports.add(ctx, ClassStatus, "T21", now, nil, m); err != nil {
+}
+
+func (a *Agent) keepStatus(ctx context.Context, at time.Time, m *wire.AgentStatus) {
+	if err := a.reports.add(ctx, ClassStatus, "T21", at, nil, m); err != nil {
 		a.log.Error("status not stored", zap.Error(err))
 	}
 }

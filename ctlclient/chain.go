@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -110,7 +109,7 @@ func (c *chain) ask(ctx context.Context) (*wire.OutboxAcks, *envelope.Message, e
 	switch {
 	case errors.As(err, &no):
 		return nil, nil, errNotChained
-	case errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusMethodNotAllowed || status.code == http.StatusBadRequest || status.code == http.StatusNotImplemented):
+	case errors.As(err, &status) && notSpoken(status.code):
 		return nil, nil, errNotChained
 	case err != nil:
 		return nil, nil, err

@@ -80,13 +80,18 @@ func (d *deliveries) done(p *Report) {
 // time calls send, which sends a message past the outbox, and notes how it
 // went. A message that was given up by ctx, or that was refused, is not judged.
 func (d *deliveries) time(ctx context.Context, msgType string, send func() error) error {
-	began, outage := time.Now(), !d.up.Load()
+	b := begun{time.Now(), !d.up.Load()}
 	err := send()
+	d.took(ctx, msgType, b, err)
+	return err
+}
+
+// took is the end of time, for a message that began at b.
+func (d *deliveries) took(ctx context.Context, msgType string, b begun, err error) {
 	var no *RefusedError
 	if ctx.Err() == nil && !errors.As(err, &no) {
-		d.judge(Delivery{Type: msgType, Took: time.Since(began), Outage: outage, Err: err})
+		d.judge(Delivery{Type: msgType, Took: time.Since(b.at), Outage: b.outage, Err: err})
 	}
-	return err
 }
 
 // judge passes v on, and raises an alert when it took longer than the standard

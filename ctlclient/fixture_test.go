@@ -261,6 +261,8 @@ type center struct {
 	dials    int
 	dead     bool       // guarded by mu: dials fail
 	open     []net.Conn // guarded by mu: what to cut when dead
+	whole    bool       // knows X.report
+	lists    int        // guarded by mu; resource lists in answers to X.report
 	answer   func(kind string, m *envelope.Message) (msgType string, body []byte, ext map[string]jsontext.Value)
 }
 
@@ -464,14 +466,21 @@ func (c *center) message(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Lock()
 	repeat := slices.ContainsFunc(c.got, func(g received) bool { return g.id == m.Header.MsgID })
-	if !repeat {
+	whole := c.whole && m.Header.MsgType == wire.TypeReport
+	if !repeat && whole {
+		q, err := wire.DecodeExtension[wire.AgentReport](m.Body)
+		must(c.w.t, err)
+		c.got = append(c.got, received{time.Now(), "T16", m.Header.MsgID, q.Authentication, nil}, received{time.Now(), "T21", m.Header.MsgID, q.Status, nil})
+	} else if !repeat {
 		c.got = append(c.got, received{time.Now(), m.Header.MsgType, m.Header.MsgID, m.Body, m.Header.Ext})
 	}
 	refuse, answer, silent := c.refuse, c.answer, c.noEcho
 	gv, pv := c.gv, c.pv
 	c.mu.Unlock()
 	why := reason.OK
-	if refuse != nil {
+	if refuse != nil && whole {
+		why = refuse("T16")
+	} else if refuse != nil {
 		why = refuse(m.Header.MsgType)
 	}
 	code := wire.Success
@@ -479,12 +488,17 @@ func (c *center) message(w http.ResponseWriter, r *http.Request) {
 		code = wire.Failure
 	}
 	kind := "T5"
+	if whole {
+		kind = "T18"
+	}
 	body, err := wire.Encode(&wire.Reply{Code: code, Result: why.Result()})
 	var ext map[string]jsontext.Value
 	if n := m.Header.Ext[wire.ExtNonce]; m.Header.MsgType == "T4" && n != nil && !silent {
 		ext = extMap{wire.ExtNonce: n, wire.ExtListVersion: jsontext.Value(fmt.Sprintf("%q", fmt.Sprint(gv))), wire.ExtPolicyVersion: jsontext.Value(fmt.Sprintf("%q", fmt.Sprint(pv)))}
 	}
-	if answer != nil && why == reason.OK {
+	if whole && why == reason.OK {
+		kind, body, ext = c.report(m)
+	} else if answer != nil && why == reason.OK {
 		if k, b, e := answer(m.Header.MsgType, m); k != "" {
 			kind, body, ext, err = k, b, e, nil
 		}
@@ -492,6 +506,28 @@ func (c *center) message(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		c.reply(w, why, kind, body, ext)
 	}
+}
+
+// report answers X.report by what the answers to its tables would be.
+func (c *center) report(m *envelope.Message) (string, []byte, extMap) {
+	q, err := wire.DecodeExtension[wire.AgentReport](m.Body)
+	must(c.w.t, err)
+	_, token, ext := c.answer("T16", &envelope.Message{Header: m.Header, Body: q.Authentication})
+	_, list, more := c.answer("T19", nil)
+	r := wire.AgentReportReply{Authentication: token}
+	var said wire.ResourceList
+	must(c.w.t, json.Unmarshal(list, &said))
+	if tag := fmt.Sprint(len(said.ResourceList)); tag != q.Resources {
+		r.Resources = &wire.TaggedResources{Tag: tag, List: list}
+		must(c.w.t, json.Unmarshal(more[wire.ExtGateways], &r.Resources.Gateways))
+		must(c.w.t, json.Unmarshal(more[wire.ExtResources], &r.Resources.Facts))
+	}
+	c.mu.Lock()
+	c.lists += map[bool]int{true: 1}[r.Resources != nil]
+	c.mu.Unlock()
+	body, err := wire.EncodeExtension(&r)
+	must(c.w.t, err)
+	return wire.TypeReport, body, ext
 }
 
 func (c *center) reply(w http.ResponseWriter, why reason.Reason, kind string, body []byte, ext map[string]jsontext.Value) {
@@ -653,3 +689,13 @@ func run(t testing.TB, f func(context.Context) error) (stop func()) {
 }
 
 type extMap = map[string]jsontext.Value
+
+// countHeld counts the messages of one type; mu is held.
+func (c *center) countHeld(kind string) (n int) {
+	for _, g := range c.got {
+		if g.kind == kind {
+			n++
+		}
+	}
+	return n
+}

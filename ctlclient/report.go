@@ -406,6 +406,17 @@ func (r *reporter) refusedFor(c Class, body []byte, no *RefusedError) {
 	r.own.Raise(alert.Alert{Code: alert.MessageRefused, Reason: no.Reason, Detail: audit.Clean(c.String()+" report: "+no.Error(), 300)})
 }
 
+// confirm notes a report that was acknowledged past the outbox.
+func (r *reporter) confirm(d Delivery) {
+	now := r.now()
+	r.mu.Lock()
+	r.sent[d.Type] = now
+	r.mu.Unlock()
+	if r.delivery.tell != nil {
+		r.delivery.tell(d)
+	}
+}
+
 // lastSent returns when a report of this type was acknowledged last.
 func (r *reporter) lastSent(msgType string) time.Time {
 	r.mu.Lock()

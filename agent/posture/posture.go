@@ -8,28 +8,24 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/yumen-zt/yumen/wire"
 )
 
 // Answer is what a probe found.
-type Answer string
+type Answer = wire.PostureAnswer
 
 // The answers.
 const (
-	Unknown Answer = "unknown"
-	Yes     Answer = "yes"
-	No      Answer = "no"
+	Unknown = wire.PostureUnknown
+	Yes     = wire.PostureYes
+	No      = wire.PostureNo
 )
 
 // Report is the state of a device.
-type Report struct {
-	OS            string `json:"os"`                // linux, windows, darwin
-	Arch          string `json:"arch"`              // as Go names it
-	Name          string `json:"name,omitempty"`    // as the system calls itself
-	Version       string `json:"version,omitempty"` // of the system
-	Kernel        string `json:"kernel,omitempty"`
-	DiskEncrypted Answer `json:"diskEncrypted"` // of the disk that holds the system
-	Firewall      Answer `json:"firewall"`
-}
+type Report = wire.Posture
 
 // Probe looks at one thing and notes it.
 type Probe interface {
@@ -45,7 +41,25 @@ func Look(probes ...Probe) Report {
 	for _, p := range probes {
 		p.Look(&r)
 	}
+	for _, s := range []*string{&r.Name, &r.Version, &r.Kernel} {
+		*s = clean(*s)
+	}
 	return r
+}
+
+// clean makes a system's own words fit for a report.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == utf8.RuneError {
+			return -1
+		}
+		return r
+	}, s)
+	for len(s) > 128 {
+		_, n := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-n]
+	}
+	return s
 }
 
 // read returns a file's text, or "".

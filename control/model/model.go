@@ -71,8 +71,11 @@ type Party struct {
 	Enc       []byte     `json:"enc"`
 	Enrolled  time.Time  `json:"enrolled,omitzero"`
 	Code      *Enrolment `json:"code,omitempty"`
-	Posture   *int       `json:"posture,omitempty"` // 0 to 100, high is good
+	Posture   *int       `json:"posture,omitempty"` // 0 to 100, high is good; an operator's word, in place of Seen
 	Risk      *int       `json:"risk,omitempty"`    // 0 to 100, high is bad
+
+	Device *wire.Posture `json:"device,omitempty"` // as its agent reported it last; immutable
+	Seen   *int          `json:"seen,omitempty"`   // the points of Device
 }
 
 // Enrolment is a one-time code at rest.

@@ -32,6 +32,7 @@ type State struct {
 
 	Users       map[string]*User
 	Parties     map[string]*Party // by their id
+	Gateways    map[string]*Party // those of Parties that are gateways
 	Apps        map[string]*App
 	Grants      map[string]*Grant
 	Policies    map[string]*wire.Policy
@@ -80,7 +81,7 @@ func (c *Change) Delta() bool {
 func New(rev uint64, entries []store.Entry, now time.Time, browserToken func(userID string) string) (*State, []string) {
 	s := &State{
 		Users: map[string]*User{}, Parties: map[string]*Party{}, Apps: map[string]*App{}, Grants: map[string]*Grant{},
-		Policies: map[string]*wire.Policy{}, Locks: map[LockRef]*Lock{}, Sessions: map[Pair]*Session{},
+		Gateways: map[string]*Party{}, Policies: map[string]*wire.Policy{}, Locks: map[LockRef]*Lock{}, Sessions: map[Pair]*Session{},
 		Subjects: map[string]*Subject{}, Revocations: map[string]*Revocation{}, Rows: map[Pair]*Row{}, Modified: map[string]uint64{},
 		userNames: map[string]string{}, deviceParty: map[string]string{}, grantsOf: map[string]map[string]*Grant{},
 		onDevice: map[string]map[Pair]bool{}, ofUser: map[string]map[Pair]bool{}, browserToken: browserToken,
@@ -175,8 +176,12 @@ func (s *State) apply(op store.Op, c *Change, touched map[Pair]bool) error {
 				touch(s.onDevice[p.DeviceID])
 			}
 		}
-		if p := s.Parties[id]; p != nil && p.DeviceID != "" {
+		p := s.Parties[id]
+		if p != nil && p.DeviceID != "" {
 			s.deviceParty[p.DeviceID] = id
+		}
+		if delete(s.Gateways, id); p != nil && p.Kind == Gateway {
+			s.Gateways[id] = p
 		}
 		return err
 	case KeyApp:
@@ -291,7 +296,7 @@ func (s *State) row(pair Pair, now time.Time) *Row {
 			return nil
 		}
 		r.Token, r.Expires = v.Token, v.Expires
-		r.Level, r.Factors, r.AuthTime, r.Posture, r.Risk = v.Level, v.Factors, v.AuthTime, p.Posture, p.Risk
+		r.Level, r.Factors, r.AuthTime, r.Posture, r.Risk = v.Level, v.Factors, v.AuthTime, cmp.Or(p.Posture, p.Seen), p.Risk
 	}
 	apps := map[string]bool{}
 	for _, g := range s.grantsOf[pair.User] {
