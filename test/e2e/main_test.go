@@ -24,6 +24,7 @@ var suite = &testbed.Suite{}
 const atOnce = 8
 
 func TestMain(m *testing.M) {
+	testbed.RunConnector() // it may be this process's part
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
 		_ = f.Value.Set(strconv.Itoa(atOnce)) // a number is what the flag wants

@@ -142,6 +142,12 @@ func (p *Process) Output() string { return p.out.String() }
 // PID returns the process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
+// CPU returns the processor time that the process has used; it has ended.
+func (p *Process) CPU() time.Duration {
+	<-p.done
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+}
+
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
