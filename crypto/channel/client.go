@@ -14,6 +14,7 @@ import (
 	"github.com/emmansun/gmsm/smx509"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
+	"github.com/yumen-zt/yumen/crypto/hello"
 	"github.com/yumen-zt/yumen/crypto/keystore"
 	"github.com/yumen-zt/yumen/crypto/tlcp"
 )
@@ -154,7 +155,7 @@ func (c *Client) shake(ctx context.Context, raw net.Conn, o *own, host string, c
 		}
 		return conn, nil
 	}
-	conn := tls.Client(raw, c.tls(o, host, check))
+	conn := tls.Client(hello.Replay(raw, nil), c.tls(o, host, check)) // for what is to be written at once (hello.ReplayConn.Gather)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, explain(err)
 	}

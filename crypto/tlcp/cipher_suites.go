@@ -81,11 +81,29 @@ func (c *Config) enabled(ecdhe bool) []*cipherSuite {
 // protection is one direction's cipher under its keys.
 type protection struct {
 	// GCM
-	aead  cipher.AEAD
+	gcm   bool
+	key   [sm4gcm.KeySize]byte
+	aead  cipher.AEAD            // under key; nil while the connection rests
 	nonce [sm4gcm.NonceSize]byte // 4 bytes of the key block, 8 explicit
 	// CBC
 	block cipher.BlockMode // decrypter or encrypter, its IV set anew for each record
 	mac   hash.Hash
+}
+
+// cipher returns the cipher, made anew after rest.
+func (p *protection) cipher() (_ cipher.AEAD, err error) {
+	if p.aead == nil {
+		p.aead, err = sm4gcm.New(p.key[:])
+	}
+	return p.aead, err
+}
+
+// rest lets the expanded key go: it is 850 bytes, and made anew within a
+// microsecond.
+func (p *protection) rest() {
+	if p != nil && p.gcm {
+		p.aead = nil
+	}
 }
 
 // setIV is what gmsm's CBC modes can do beside cipher.BlockMode.
@@ -94,13 +112,11 @@ type setIV interface{ SetIV([]byte) }
 func (s *cipherSuite) protect(key, macKey, iv []byte, decrypt bool) (*protection, error) {
 	p := new(protection)
 	if s.gcm {
-		aead, err := sm4gcm.New(key)
-		if err != nil {
-			return nil, err
-		}
-		p.aead = aead
+		p.gcm = true
+		copy(p.key[:], key)
 		copy(p.nonce[:], iv)
-		return p, nil
+		_, err := p.cipher()
+		return p, err
 	}
 	block, err := sm4.NewCipher(key)
 	if err != nil {

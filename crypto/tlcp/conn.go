@@ -25,17 +25,19 @@ type Conn struct {
 	state ConnectionState // written before done is set, then changed by Settle alone
 
 	in      halfConn
-	small   []byte  // read buffer of a connection with little traffic; this and what follows guarded by in.mu
-	large   *[]byte // from recordPool, while records are large
-	raw     []byte  // the one of the two in use
-	r, w    int     // raw[r:w] is received and not yet opened
-	last    int     // length of the newest record
-	input   []byte  // payload not yet read, a slice of raw
-	hand    []byte  // handshake bytes not yet a whole message
-	ignored int     // records in a row that carried nothing
-	asked   int     // HelloRequests declined
-	heard   bool    // a record has come in
-	lull    *lull   // how it waits without a buffer; nil until Settle
+	small   []byte      // read buffer of a connection with little traffic; this and what follows guarded by in.mu
+	large   *[]byte     // from recordPool or batchPool, while records are large
+	raw     []byte      // the one of the two in use
+	r, w    int         // raw[r:w] is received and not yet opened
+	last    int         // length of the newest record
+	full    bool        // the last read filled the buffer
+	input   []byte      // payload not yet read, a slice of raw
+	hand    []byte      // handshake bytes not yet a whole message
+	ignored int         // records in a row that carried nothing
+	asked   int         // HelloRequests declined
+	heard   bool        // a record has come in
+	lull    *lull       // how it waits without a buffer; nil until Settle
+	sleepy  atomic.Bool // it hears little: ciphers are kept for a record alone
 
 	out      halfConn
 	flight   []byte // handshake records to be sent together; guarded by out.mu
@@ -128,12 +130,15 @@ func (c *Conn) Read(b []byte) (int, error) {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	for len(c.input) == 0 {
-		typ, payload, err := c.nextRecord()
+		typ, payload, err := c.nextRecord(b)
 		if err != nil {
 			return 0, err
 		}
 		switch typ {
 		case recordApplicationData:
+			if &payload[0] == &b[0] { // opened where it is to go
+				return len(payload), c.farewell()
+			}
 			c.input = payload
 		case recordHandshake:
 			err = c.afterHandshake(payload)
@@ -148,14 +153,19 @@ func (c *Conn) Read(b []byte) (int, error) {
 	c.input = c.input[n:]
 	if len(c.input) == 0 {
 		c.input = nil
-		// Say with the last bytes that they are the last, when that is known.
-		if c.w-c.r >= recordHeader+2 && recordType(c.raw[c.r]) == recordAlert && c.w-c.r >= recordHeader+int(c.raw[c.r+3])<<8+int(c.raw[c.r+4]) {
-			if _, _, err := c.oneRecord(); errors.Is(err, io.EOF) {
-				return n, err
-			}
-		}
+		return n, c.farewell()
 	}
 	return n, nil
+}
+
+// farewell says with the last bytes that they are the last, when that is known.
+func (c *Conn) farewell() error {
+	if c.w-c.r >= recordHeader+2 && recordType(c.raw[c.r]) == recordAlert && c.w-c.r >= recordHeader+int(c.raw[c.r+3])<<8+int(c.raw[c.r+4]) {
+		if _, _, err := c.oneRecord(nil); errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	return nil
 }
 
 // afterHandshake takes handshake bytes on an established connection: a client
@@ -224,6 +234,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 		}
 		n += m
 		b = b[m:]
+	}
+	if c.sleepy.Load() {
+		c.out.prot.rest()
 	}
 	return n, nil
 }

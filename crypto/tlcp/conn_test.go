@@ -240,7 +240,7 @@ func TestHelloRequestIsDeclined(t *testing.T) {
 func readRaw(c *Conn) (recordType, []byte, error) {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
-	return c.readRecord()
+	return c.readRecord(nil)
 }
 
 func TestNoSecondHandshake(t *testing.T) {

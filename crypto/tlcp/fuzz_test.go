@@ -161,7 +161,7 @@ func FuzzRecord(f *testing.F) {
 			id = ECC_SM4_GCM_SM3
 		}
 		out, in := halves(t, id)
-		payload, err := in.open(recordApplicationData, bytes.Clone(body))
+		payload, err := in.open(recordApplicationData, bytes.Clone(body), nil)
 		if err != nil {
 			return
 		}

@@ -415,7 +415,7 @@ func TestFinishedCoversTheHandshake(t *testing.T) {
 			h.log.add([]byte{0})
 			err = errors.Join(err, h.sendFinished(nil))
 			if err == nil {
-				_, _, err = s.nextRecord()
+				_, _, err = s.nextRecord(nil)
 			}
 			done <- err
 		}()
@@ -454,7 +454,7 @@ func TestNothingFollowsFinished(t *testing.T) {
 		if err := h.send(append(finished, 0)); err != nil {
 			return err
 		}
-		_, _, err = c.nextRecord()
+		_, _, err = c.nextRecord(nil)
 		return err
 	}()
 	judgeBoth(t, "behind the client's Finished", <-done, sent, AlertUnexpectedMessage)

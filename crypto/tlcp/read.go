@@ -17,8 +17,11 @@ func (c *Conn) fill(n int) error {
 		c.r, c.w = 0, 0
 	}
 	if len(c.raw)-c.r < n {
-		if len(c.raw) < n {
+		switch {
+		case len(c.raw) < n:
 			c.grow(n)
+		case c.full && c.lull != nil && c.large != nil && len(c.raw) < batchSize:
+			c.take(batchPool.Get().(*[]byte))
 		}
 		c.w = copy(c.raw, c.raw[c.r:c.w])
 		c.r = 0
@@ -26,6 +29,7 @@ func (c *Conn) fill(n int) error {
 	for c.w-c.r < n {
 		m, err := c.conn.Read(c.raw[c.w:])
 		c.w += m
+		c.full = c.w == len(c.raw)
 		if err != nil && c.w-c.r < n {
 			if errors.Is(err, io.EOF) && c.w > c.r {
 				err = io.ErrUnexpectedEOF
@@ -38,32 +42,51 @@ func (c *Conn) fill(n int) error {
 
 // grow takes a larger buffer.
 func (c *Conn) grow(n int) {
-	old := c.raw[c.r:c.w]
-	if n <= smallRead {
-		if c.small == nil {
-			c.small = make([]byte, smallRead)
-		}
-		c.raw = c.small
-	} else {
-		c.large = recordPool.Get().(*[]byte)
-		c.raw = *c.large
+	if n > smallRead {
+		c.take(recordPool.Get().(*[]byte))
+		return
 	}
+	old := c.raw[c.r:c.w]
+	if c.small == nil {
+		c.small = make([]byte, smallRead)
+	}
+	c.raw = c.small
 	c.w = copy(c.raw, old)
 	c.r = 0
+}
+
+// take goes over to a larger pooled buffer.
+func (c *Conn) take(b *[]byte) {
+	c.w = copy(*b, c.raw[c.r:c.w])
+	c.r = 0
+	c.giveBack()
+	c.large, c.raw = b, *b
+}
+
+// giveBack gives the pooled buffer back, if there is one.
+func (c *Conn) giveBack() {
+	switch {
+	case c.large == nil:
+		return
+	case len(*c.large) == batchSize:
+		batchPool.Put(c.large)
+	default:
+		recordPool.Put(c.large)
+	}
+	c.large, c.raw = nil, c.small
 }
 
 // shrink gives the large buffer back once records are small again.
 func (c *Conn) shrink() {
 	if c.large != nil && c.r == c.w && c.last < smallRead/2 {
-		recordPool.Put(c.large)
-		c.large, c.raw = nil, c.small
+		c.giveBack()
 		c.r, c.w = 0, 0
 	}
 }
 
 // readRecord returns the next record of any type. payload is valid until the
-// next call.
-func (c *Conn) readRecord() (typ recordType, payload []byte, err error) {
+// next call; that of application data may stand in into.
+func (c *Conn) readRecord(into []byte) (typ recordType, payload []byte, err error) {
 	c.shrink()
 	if err := c.wait(); err != nil {
 		return 0, nil, err
@@ -93,7 +116,10 @@ func (c *Conn) readRecord() (typ recordType, payload []byte, err error) {
 	body := c.raw[c.r+recordHeader : c.r+recordHeader+n]
 	c.r += recordHeader + n
 	c.last = n
-	if payload, err = c.in.open(typ, body); err != nil {
+	if typ != recordApplicationData {
+		into = nil
+	}
+	if payload, err = c.in.open(typ, body, into); err != nil {
 		return 0, nil, err
 	}
 	if len(payload) > maxPlaintext {
@@ -104,11 +130,11 @@ func (c *Conn) readRecord() (typ recordType, payload []byte, err error) {
 
 // oneRecord reads one record and deals with alerts and empty ones, for which
 // the type returned is 0. Its errors are final but for timeouts.
-func (c *Conn) oneRecord() (recordType, []byte, error) {
+func (c *Conn) oneRecord(into []byte) (recordType, []byte, error) {
 	if c.in.err != nil {
 		return 0, nil, c.in.err
 	}
-	typ, payload, err := c.readRecord()
+	typ, payload, err := c.readRecord(into)
 	if err != nil {
 		return 0, nil, c.fail(err)
 	}
@@ -149,10 +175,10 @@ func (c *Conn) takeAlert(payload []byte) error {
 	return alertf(AlertIllegalParameter, "read alert: level %d", level)
 }
 
-// nextRecord returns the next record that carries something.
-func (c *Conn) nextRecord() (recordType, []byte, error) {
+// nextRecord returns the next record that carries something; see readRecord.
+func (c *Conn) nextRecord(into []byte) (recordType, []byte, error) {
 	for {
-		typ, payload, err := c.oneRecord()
+		typ, payload, err := c.oneRecord(into)
 		if err != nil || typ != 0 {
 			return typ, payload, err
 		}
@@ -173,7 +199,7 @@ func (c *Conn) readMessage() (kind uint8, msg []byte, err error) {
 				break
 			}
 		}
-		typ, payload, err := c.nextRecord()
+		typ, payload, err := c.nextRecord(nil)
 		if err != nil {
 			return 0, nil, c.ended(err)
 		}
@@ -220,7 +246,7 @@ func (c *Conn) readChangeCipherSpec() error {
 	if len(c.hand) > 0 {
 		return alertf(AlertUnexpectedMessage, "read change cipher spec: got more handshake bytes")
 	}
-	typ, payload, err := c.nextRecord()
+	typ, payload, err := c.nextRecord(nil)
 	if err != nil {
 		return c.ended(err)
 	}

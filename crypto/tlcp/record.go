@@ -63,11 +63,15 @@ func (h *halfConn) seal(dst []byte, typ recordType, payload []byte, rand io.Read
 	switch p := h.prot; {
 	case p == nil:
 		dst = append(dst, payload...)
-	case p.aead != nil:
+	case p.gcm:
+		aead, err := p.cipher()
+		if err != nil {
+			return dst[:head], err
+		}
 		binary.BigEndian.PutUint64(p.nonce[4:], h.seq)
 		dst = append(dst, p.nonce[4:]...)
 		h.header(typ, len(payload))
-		dst = p.aead.Seal(dst, p.nonce[:], payload, h.aad[:])
+		dst = aead.Seal(dst, p.nonce[:], payload, h.aad[:])
 	default:
 		var err error
 		if dst, err = h.sealCBC(dst, typ, payload, rand); err != nil {
@@ -106,9 +110,9 @@ func (h *halfConn) sealCBC(dst []byte, typ recordType, payload []byte, rand io.R
 // errMAC is the one answer to every record that does not open.
 var errMAC = errors.New("a record does not authenticate")
 
-// open returns the payload of the record body, a slice of it, decrypted in
-// place.
-func (h *halfConn) open(typ recordType, body []byte) ([]byte, error) {
+// open returns the payload of the record body, decrypted in place, or into the
+// memory of into when there is room for it.
+func (h *halfConn) open(typ recordType, body, into []byte) ([]byte, error) {
 	if h.seq == math.MaxUint64 {
 		return nil, errSequence
 	}
@@ -119,8 +123,8 @@ func (h *halfConn) open(typ recordType, body []byte) ([]byte, error) {
 	}
 	var payload []byte
 	ok := false
-	if p.aead != nil {
-		payload, ok = h.openGCM(typ, body)
+	if p.gcm {
+		payload, ok = h.openGCM(typ, body, into)
 	} else {
 		payload, ok = h.openCBC(typ, body)
 	}
@@ -131,15 +135,22 @@ func (h *halfConn) open(typ recordType, body []byte) ([]byte, error) {
 	return payload, nil
 }
 
-func (h *halfConn) openGCM(typ recordType, body []byte) ([]byte, bool) {
+func (h *halfConn) openGCM(typ recordType, body, into []byte) ([]byte, bool) {
 	if len(body) < explicitNonce+sm4gcm.Overhead {
 		return nil, false
 	}
 	p := h.prot
 	copy(p.nonce[4:], body[:explicitNonce])
 	h.header(typ, len(body)-explicitNonce-sm4gcm.Overhead)
+	aead, err := p.cipher()
+	if err != nil {
+		return nil, false
+	}
 	ct := body[explicitNonce:]
-	payload, err := p.aead.Open(ct[:0], p.nonce[:], ct, h.aad[:])
+	if len(into) < len(ct)-sm4gcm.Overhead {
+		into = ct
+	}
+	payload, err := aead.Open(into[:0], p.nonce[:], ct, h.aad[:])
 	return payload, err == nil
 }
 
@@ -209,9 +220,12 @@ var recordPool = sync.Pool{New: func() any {
 // many more would let the peer wait for the first.
 const batchRecords = 4
 
-// batchPool holds buffers for the records of one write.
+// batchSize is the size of as many records, protection included.
+const batchSize = batchRecords * (maxOverhead + maxPlaintext)
+
+// batchPool holds buffers for the records of one write, and for what one read
+// finds while records come one upon the other.
 var batchPool = sync.Pool{New: func() any {
-	const expansion = sm4.BlockSize + sm3.Size + sm4.BlockSize // of CBC, the larger one: vector, MAC, padding
-	b := make([]byte, batchRecords*(recordHeader+maxPlaintext+expansion))
+	b := make([]byte, batchSize)
 	return &b
 }}

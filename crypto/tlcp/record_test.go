@@ -51,7 +51,7 @@ func TestRecordRoundTrip(t *testing.T) {
 			if v := binary.BigEndian.Uint16(rec[1:]); v != Version || int(binary.BigEndian.Uint16(rec[3:])) != len(rec)-recordHeader {
 				t.Errorf("%04x: header % x", id, rec[:recordHeader])
 			}
-			got, err := in.open(recordApplicationData, rec[recordHeader:])
+			got, err := in.open(recordApplicationData, rec[recordHeader:], nil)
 			if err != nil || !bytes.Equal(got, payload) {
 				t.Errorf("%04x: %d bytes: %v", id, n, err)
 			}
@@ -75,7 +75,7 @@ func TestSequenceNumbersEnd(t *testing.T) {
 	if _, err := out.seal(nil, recordApplicationData, []byte("x"), testRand(t)); !errors.Is(err, errSequence) {
 		t.Errorf("seal: %v", err)
 	}
-	if _, err := in.open(recordApplicationData, rec[recordHeader:]); !errors.Is(err, errSequence) {
+	if _, err := in.open(recordApplicationData, rec[recordHeader:], nil); !errors.Is(err, errSequence) {
 		t.Errorf("open: %v", err)
 	}
 }
@@ -104,7 +104,7 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 			mustRefuse(t, in, recordApplicationData, body)
 			in.seq--
 			copy(body, rec[recordHeader:])
-			if _, err := in.open(recordApplicationData, body); err != nil {
+			if _, err := in.open(recordApplicationData, body, nil); err != nil {
 				t.Errorf("%04x: the record itself: %v", id, err)
 			}
 			copy(body, rec[recordHeader:])
@@ -116,7 +116,7 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 func mustRefuse(t *testing.T, in *halfConn, typ recordType, body []byte) {
 	t.Helper()
 	seq := in.seq
-	got, err := in.open(typ, body)
+	got, err := in.open(typ, body, nil)
 	var a *AlertError
 	if !errors.As(err, &a) || a.Alert != AlertBadRecordMAC || got != nil {
 		t.Fatalf("got %q, %v; want bad_record_mac", got, err)
@@ -168,7 +168,7 @@ func TestCBCCostsTheSameForEveryPadding(t *testing.T) {
 			out.prot.block.(setIV).SetIV(body[:sm4.BlockSize])
 			out.prot.block.CryptBlocks(body[sm4.BlockSize:], data)
 			blocks = 0
-			if _, err := in.open(recordApplicationData, body); (err == nil) != ok {
+			if _, err := in.open(recordApplicationData, body, nil); (err == nil) != ok {
 				t.Fatalf("length %d, %s: %v", length, what, err)
 			}
 			if want < 0 {
@@ -235,7 +235,7 @@ func TestGCMRecordsDoNotAllocate(t *testing.T) {
 	n := testing.AllocsPerRun(100, func() {
 		rec, err := out.seal(buf, recordApplicationData, payload, nil)
 		if err == nil {
-			_, err = in.open(recordApplicationData, rec[recordHeader:])
+			_, err = in.open(recordApplicationData, rec[recordHeader:], nil)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -19,7 +19,7 @@ func TestSettledConnection(t *testing.T) {
 	if st := s.ConnectionState(); st.PeerSign != nil || st.PeerCertificates != nil || st.CipherSuite != ECDHE_SM4_GCM_SM3 {
 		t.Errorf("after Settle: %+v", st)
 	}
-	for _, n := range []int{1, 100, 3000, 100_000, 10, 10} {
+	for _, n := range []int{1, 100, 3000, 100_000, 1_000_000, 10, 10} {
 		exchange(t, s, c, n)
 	}
 	_ = s.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
@@ -30,6 +30,19 @@ func TestSettledConnection(t *testing.T) {
 		t.Errorf("it waited with a buffer of %d bytes", len(s.raw))
 	}
 	_ = s.SetReadDeadline(time.Time{})
+	if s.in.prot.aead == nil || s.out.prot.aead == nil {
+		t.Error("the keys are gone while records are frequent")
+	}
+	s.lull.heard = s.lull.heard.Add(-2 * rare)
+	exchange(t, s, c, 10)
+	_ = s.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a read that nothing comes for: %v", err)
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	if s.in.prot.aead != nil || s.out.prot.aead != nil {
+		t.Error("expanded keys are held while records are rare")
+	}
 	exchange(t, s, c, 10)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)

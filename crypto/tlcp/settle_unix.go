@@ -13,14 +13,15 @@ const pollable = true
 // try reads once. It reports false, without a buffer, when there is nothing
 // yet.
 func (l *lull) try(fd uintptr) bool {
-	b := lulls.Get().(*[]byte)
+	b := l.pool.Get().(*[]byte)
 	for {
 		n, err := syscall.Read(int(fd), *b)
 		switch {
 		case err == syscall.EINTR:
 			continue
 		case err == syscall.EAGAIN:
-			lulls.Put(b)
+			l.pool.Put(b)
+			l.c.rest()
 			return false
 		case err != nil:
 			l.err = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", err)}
