@@ -68,7 +68,7 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	t.renewed.Store(t.since.UnixNano())
 	mc := s.mux
 	mc.Handler = t
-	t.mux = mux.Server(c.Conn, mc)
+	t.mux = mux.Server(carrier.Gather(c.Conn), mc)
 	carrier.Tune(c.Conn)
 	r := t.identify()
 	if r == reason.OK {

@@ -31,6 +31,7 @@ import (
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/tunnel/mux"
 	"github.com/yumen-zt/yumen/wire"
 )
@@ -164,7 +165,8 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, log: cfg.Logger,
 		mux: mux.Config{
 			Keeper: mux.NewKeeper(cfg.Limits.PeerTimeout), Window: cfg.Limits.Window, Budget: cfg.Limits.Budget,
-			MaxFlows: cfg.Limits.Flows + 64, // ours is met first, and answered by Table 13
+			RoundTrip: carrier.RoundTrip,
+			MaxFlows:  cfg.Limits.Flows + 64, // ours is met first, and answered by Table 13
 		},
 		tunnels: map[*tunnel]struct{}{}, byDevice: map[string]map[*tunnel]struct{}{}, byUser: map[string]map[*tunnel]struct{}{},
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 
+	"github.com/yumen-zt/yumen/crypto/hello"
 	"github.com/yumen-zt/yumen/crypto/sm4gcm"
 	"github.com/yumen-zt/yumen/crypto/tlcp"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
@@ -22,12 +23,12 @@ var carriers = map[string]over{
 	"tcp":    func(_ context.Context, c net.Conn, _ *end, _ bool) (net.Conn, error) { return c, nil },
 	"sealed": func(_ context.Context, c net.Conn, _ *end, _ bool) (net.Conn, error) { return newSealed(c) },
 	"tls": func(ctx context.Context, c net.Conn, e *end, server bool) (net.Conn, error) {
-		t := tls.Client(c, e.tls)
+		t := tls.Client(hello.Replay(c, nil), e.tls)
 		if server {
-			t = tls.Server(c, e.tls)
+			t = tls.Server(hello.Replay(c, nil), e.tls)
 		}
 		carrier.Tune(c)
-		return t, t.HandshakeContext(ctx)
+		return carrier.Gather(t), t.HandshakeContext(ctx)
 	},
 	"tlcp": func(ctx context.Context, c net.Conn, e *end, server bool) (net.Conn, error) {
 		t := tlcp.Client(c, e.tlcp)
@@ -35,6 +36,7 @@ var carriers = map[string]over{
 			t = tlcp.Server(c, e.tlcp)
 		}
 		carrier.Tune(c)
+		defer t.Settle()
 		return t, t.HandshakeContext(ctx)
 	},
 }

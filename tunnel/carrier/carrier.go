@@ -3,12 +3,16 @@ package carrier
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/channel"
+	"github.com/yumen-zt/yumen/crypto/hello"
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // ALPN is the protocol name of version 1 records. ALPNSealed is theirs inside
@@ -69,9 +73,53 @@ func (d *TCP) Dial(ctx context.Context, addr string) (Conn, error) {
 	if want := cmp.Or(d.ALPN, ALPN); s.ALPN != want {
 		return nil, errors.Join(fmt.Errorf("handshake with gateway %s: it does not speak %s (the port of agents is needed)", addr, want), c.Close())
 	}
-	out := conn{c, s}
-	Tune(out.NetConn())
-	return out, nil
+	if t, ok := c.(interface{ Settle() }); ok {
+		t.Settle()
+	}
+	Tune(c)
+	return conn{Gather(c), s}, nil
+}
+
+// RoundTrip returns the shortest round trip of a carrier's path, queues not
+// counted, or 0 where that is not known.
+func RoundTrip(c net.Conn) time.Duration {
+	if q, ok := c.(*quicConn); ok {
+		return q.q.ConnectionStats().MinRTT
+	}
+	if t := sock.TCP(c); t != nil {
+		return tcpRoundTrip(t)
+	}
+	return 0
+}
+
+// Gather returns c, or what writes several records of TLS to the socket at once,
+// where c is TLS on a connection that can: crypto/tls makes a system call of
+// each.
+func Gather(c net.Conn) net.Conn {
+	if t, ok := c.(*tls.Conn); ok {
+		if r, ok := t.NetConn().(*hello.ReplayConn); ok {
+			return gathered{t, r}
+		}
+	}
+	return c
+}
+
+type gathered struct {
+	*tls.Conn
+	below *hello.ReplayConn
+}
+
+const tlsRecord = 16 << 10 // bytes of payload, at most
+
+// Write implements [net.Conn].
+func (c gathered) Write(b []byte) (n int, err error) {
+	if len(b) <= tlsRecord {
+		return c.Conn.Write(b)
+	}
+	if flush := c.below.Gather(func() error { n, err = c.Conn.Write(b); return err }); err == nil && flush != nil {
+		return 0, flush
+	}
+	return n, err
 }
 
 type conn struct {

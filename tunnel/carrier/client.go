@@ -94,7 +94,7 @@ func Connect(ctx context.Context, conn net.Conn, cfg ClientConfig) (*Client, err
 		return nil, errors.Join(fmt.Errorf("make hello: %w", err), conn.Close())
 	}
 	mc := cfg.Mux
-	mc.Handler, mc.Answer = clientHandler{c}, c.answer
+	mc.Handler, mc.Answer, mc.RoundTrip = clientHandler{c}, c.answer, RoundTrip
 	if mc.MessageRate == 0 { // a gateway may have many notices at once
 		mc.MessageRate, mc.MessageBurst = 256, 2048
 	}

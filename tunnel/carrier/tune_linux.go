@@ -2,23 +2,39 @@ package carrier
 
 import (
 	"net"
-	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // notSentLowat is the most unsent bytes that the kernel holds for a carrier,
 // so that a reset or a message waits behind little.
 const notSentLowat = 128 << 10
 
-// Tune sets the options of a carrier's TCP socket. It is best effort: c may be
+// tcpRoundTrip asks the kernel for the shortest round trip of a connection.
+func tcpRoundTrip(t *net.TCPConn) (d time.Duration) {
+	rc, err := t.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = rc.Control(func(fd uintptr) { // a socket that is closed has none
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			d = time.Duration(info.Min_rtt) * time.Microsecond
+		}
+	})
+	return d
+}
+
+// Tune sets the options of a carrier's TCP socket, below whatever c is. It is best effort: c may be
 // anything.
 func Tune(c net.Conn) {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
+	t := sock.TCP(c)
+	if t == nil {
 		return
 	}
-	rc, err := sc.SyscallConn()
+	rc, err := t.SyscallConn()
 	if err != nil {
 		return
 	}

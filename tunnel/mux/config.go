@@ -3,6 +3,7 @@ package mux
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/yumen-zt/yumen/internal/reason"
@@ -31,7 +32,8 @@ type Config struct {
 	Answer func(payload []byte) ([]byte, reason.Reason)
 
 	MaxFlows  int // flows at once; default 1024
-	Window    int // credit of a flow in bytes; default 256 KiB
+	Window    int // credit of a flow in bytes, at first; default 256 KiB
+	MaxWindow int // what it may grow to on a long path; default 16 times Window
 	MinWindow int // what a flow has at least; default 16 KiB
 	Budget    int // credit of all flows beyond their MinWindow, in bytes; default 16 MiB
 	Datagrams int // bytes of buffers that a datagram flow queues; default 128 KiB
@@ -41,6 +43,11 @@ type Config struct {
 	PingRate, PingBurst       int // a second; default 4, 16
 	MessageRate, MessageBurst int // a second; default 16, 64
 	WindowRate                int // a second, beside one for each 4 KiB sent; default 1024
+
+	// RoundTrip returns the shortest round trip of the session's carrier, without
+	// queues; 0 for not known. Default: not known, and windows do not grow beyond
+	// Window.
+	RoundTrip func(net.Conn) time.Duration
 
 	HelloTimeout time.Duration // until Establish; default 10 s
 	Farewell     time.Duration // for the last record when a tunnel ends; default 100 ms
@@ -59,6 +66,9 @@ func (c *Config) setDefaults() {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
+	}
+	if c.MaxWindow == 0 {
+		c.MaxWindow = min(16*c.Window, maxCredit)
 	}
 	if c.HelloTimeout == 0 {
 		c.HelloTimeout = 10 * time.Second
@@ -82,8 +92,8 @@ func (c *Config) Validate() error {
 	if d.Handler == nil {
 		errs = append(errs, errors.New("handler: missing"))
 	}
-	if d.MinWindow < 1024 || d.Window < d.MinWindow || d.Window > maxCredit {
-		errs = append(errs, fmt.Errorf("window: %d and at least %d (1024 ≤ least ≤ window)", d.Window, d.MinWindow))
+	if d.MinWindow < 1024 || d.Window < d.MinWindow || d.MaxWindow < d.Window || d.MaxWindow > maxCredit {
+		errs = append(errs, fmt.Errorf("window: %d, at least %d, at most %d (1024 ≤ least ≤ window ≤ most)", d.Window, d.MinWindow, d.MaxWindow))
 	}
 	for name, n := range map[string]int{"max_flows": d.MaxFlows, "budget": d.Budget, "datagrams": d.Datagrams, "control": d.Control} {
 		if n < 0 {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/yumen-zt/yumen/internal/reason"
 )
@@ -47,9 +48,11 @@ type Flow struct {
 	window     int  // the most that the peer may have under way or here
 	credit     int  // what the peer may still send
 	consumed   int  // read, and not granted again
+	grantedAt  time.Time
 
 	// The sending side.
 	sendCredit int     // guarded by mu
+	useful     int     // a quarter of the peer's first window, at most a record; set with it, guarded by mu
 	pend       pending // write.go
 	owed       int     // guarded by writer.mu; credit to grant
 }
@@ -67,8 +70,7 @@ func (s *Session) newFlow(id uint32, datagrams bool) *Flow {
 	f.rcond.L, f.wcond.L = &f.mu, &f.mu
 	f.pend.wake = make(chan struct{}, 1)
 	// A quarter of what is left at most, so that late flows get some, too.
-	left := s.cfg.Budget - int(s.granted.Load())
-	want := min(s.cfg.Window-s.cfg.MinWindow, left/4)
+	want := min(s.cfg.Window-s.cfg.MinWindow, s.left()/4)
 	if datagrams {
 		want = 0
 	}
@@ -79,6 +81,9 @@ func (s *Session) newFlow(id uint32, datagrams bool) *Flow {
 	f.credit = f.window
 	return f
 }
+
+// grant takes the peer's first window; mu is held, or nobody else has f yet.
+func (f *Flow) grant(window int) { f.sendCredit, f.useful = window, min(window/4, MaxPayload) }
 
 // ID returns the flow's number in its tunnel.
 func (f *Flow) ID() uint32 { return f.id }
@@ -169,7 +174,8 @@ func (f *Flow) opened(window int, r reason.Reason, payload []byte) bool {
 	if r != reason.OK {
 		f.err = &RefusedError{Reason: r, Payload: payload}
 	} else {
-		f.state, f.sendCredit, f.reply = open, window, payload
+		f.state, f.reply = open, payload
+		f.grant(window)
 	}
 	f.rcond.Broadcast()
 	f.wcond.Broadcast()

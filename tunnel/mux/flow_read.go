@@ -45,12 +45,8 @@ func (f *Flow) space(n int) []byte {
 	if f.err != nil || f.closed {
 		return nil
 	}
-	if f.tail == nil || f.datagrams || f.tail.w == len(f.tail.buf) {
-		size := n
-		if !f.datagrams {
-			size = min(n, chunkSize)
-		}
-		c := getChunk(size)
+	if f.tail == nil || f.datagrams || len(f.tail.buf)-f.tail.w < min(n, scrap) {
+		c := getChunk(f.share(n))
 		if f.tail == nil {
 			f.head = c
 		} else {
@@ -60,7 +56,26 @@ func (f *Flow) space(n int) []byte {
 	}
 	f.filling = true
 	t := f.tail
+	if !f.datagrams {
+		n = min(n, f.share(n))
+	}
 	return t.buf[t.w:min(len(t.buf), t.w+n)]
+}
+
+// scrap is room at the end of a chunk that is not worth a read.
+const scrap = 64
+
+// share is how much of n bytes goes into one chunk. What is more than a whole
+// number of chunks goes first: the head of a record takes as much from the first
+// record of the carrier, and so each read from then on is one of the carrier's.
+func (f *Flow) share(n int) int {
+	if f.datagrams || n <= chunkSize {
+		return n
+	}
+	if k := n % chunkSize; k >= chunkSize/2 {
+		return k
+	}
+	return chunkSize
 }
 
 // commit makes n bytes of the last space readable.
@@ -162,10 +177,17 @@ func (f *Flow) drop(c *chunk) {
 	putChunk(c)
 }
 
-// grow widens a window that started small, when the budget has room again; mu
-// is held.
+// grow widens the window: one that started small, when the budget has room
+// again, and one that is spent faster than credit comes back on so long a path,
+// while its consumer keeps up. mu is held.
 func (f *Flow) grow() int {
 	want := f.s.cfg.Window - f.window
+	now := time.Now()
+	if f.buffered <= f.window/8 && f.window < f.s.cfg.MaxWindow && now.Sub(f.grantedAt) < 2*f.s.roundTrip(now) {
+		more := min(2*f.window, f.s.cfg.MaxWindow) - f.window
+		want = max(want, min(more, f.s.left()/4))
+	}
+	f.grantedAt = now
 	if want <= 0 {
 		return 0
 	}

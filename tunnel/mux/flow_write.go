@@ -10,7 +10,9 @@ import (
 	"github.com/yumen-zt/yumen/internal/reason"
 )
 
-// reserve waits for credit and takes up to n of it.
+// reserve waits for credit and takes up to n of it: the rest of a window is not
+// spent on a small record while a larger one is to come. The peer grants again
+// when half of its window was read, which this never stands in the way of.
 func (f *Flow) reserve(n int) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -24,7 +26,7 @@ func (f *Flow) reserve(n int) (int, error) {
 			return 0, net.ErrClosed
 		case f.state == open && f.datagrams:
 			return n, nil
-		case f.state == open && f.sendCredit > 0:
+		case f.state == open && f.sendCredit >= max(1, min(n, f.useful)):
 			n = min(n, f.sendCredit)
 			f.sendCredit -= n
 			return n, nil

@@ -235,7 +235,7 @@ func (s *Session) onOpen(h Header) (reason.Reason, error) {
 		return reason.OK, nil
 	}
 	f := s.newFlow(h.Flow, h.Flags&flagDatagram != 0)
-	f.sendCredit = window
+	f.grant(window)
 	s.adopt(f)
 	s.mu.Unlock()
 	s.cfg.Handler.Open(f, p[4:])

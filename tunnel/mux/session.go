@@ -27,6 +27,8 @@ type Session struct {
 	granted     atomic.Int64  // taken from cfg.Budget
 	sent        atomic.Uint64 // bytes of DATA and DATAGRAM
 	dropped     atomic.Uint64 // datagrams that found their queue full
+	trip        atomic.Int64  // the carrier's round trip, as it was at tripAt
+	tripAt      atomic.Int64  // Unix nanoseconds
 	done        chan struct{} // closed when the tunnel ends
 	wg          sync.WaitGroup
 
@@ -201,6 +203,20 @@ func (s *Session) retire(window int) {
 	defer s.mu.Unlock()
 	s.live--
 }
+
+// roundTrip returns the carrier's round trip, asked for at most once a second.
+func (s *Session) roundTrip(now time.Time) time.Duration {
+	if s.cfg.RoundTrip == nil {
+		return 0
+	}
+	if at := s.tripAt.Load(); now.UnixNano()-at > int64(time.Second) && s.tripAt.CompareAndSwap(at, now.UnixNano()) {
+		s.trip.Store(int64(s.cfg.RoundTrip(s.conn)))
+	}
+	return time.Duration(s.trip.Load())
+}
+
+// left is what of the budget is not taken.
+func (s *Session) left() int { return s.cfg.Budget - int(s.granted.Load()) }
 
 // borrow takes up to want bytes of credit from the budget.
 func (s *Session) borrow(want int) int {
