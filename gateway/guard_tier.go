@@ -1,10 +1,13 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
@@ -74,13 +77,33 @@ func openTier(c bpf.Config, xdp, nft opener) (tier, error) {
 	return second, nil
 }
 
+// folders are those that a gateway changes something in while it runs, and the
+// file that programs which it starts open for writing.
+func (c *Config) folders() []string {
+	all := []string{c.StateDir, c.Keys.Dir, c.Outbox.Dir, c.Audit.Dir, os.DevNull}
+	for _, file := range []string{c.Admin.Socket, c.Audit.Rights.Socket, c.Audit.File, c.AccessLog.File, c.Proxy.AssertionKeyFile} {
+		if file != "" {
+			all = append(all, filepath.Dir(file))
+		}
+	}
+	if c.Login != nil {
+		all = append(all, filepath.Dir(c.Login.CookieKeyFile))
+	}
+	if c.Guard != nil {
+		all = append(all, cmp.Or(c.Guard.PinDir, "/sys/fs/bpf"))
+	}
+	return all
+}
+
 // Privileges is what the gateway still needs once New has returned.
 func (g *Gateway) Privileges() (keep privilege.Config) {
+	keep.Write = g.site.Load().cfg.folders()
 	if g.guard == nil || g.guard.xdp == nil {
 		return keep
 	}
 	if _, ok := g.guard.xdp.(*nft.Guard); ok {
-		return privilege.Config{Keep: []int{privilege.NetAdmin}, Exec: true} // for netlink, and the program nft
+		keep.Keep, keep.Exec = []int{privilege.NetAdmin}, true // for netlink, and the program nft
+		return keep
 	}
 	// Kernels before 6.0 may ask for a capability at every call, not only when
 	// programs and maps are made.

@@ -21,6 +21,11 @@ func Drop(c Config) error {
 	if err := prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
 		return fmt.Errorf("forbid new privileges: %w", err)
 	}
+	if c.Write != nil {
+		if err := confine(c.Write); err != nil {
+			return err
+		}
+	}
 	if err := filter(c); err != nil {
 		return err
 	}
