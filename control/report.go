@@ -136,8 +136,8 @@ func (r *resources) tag() (string, error) {
 	return hex.EncodeToString(sum[:16]), err
 }
 
-// postureRest is how long a device's new state is left alone: each change is a
-// change of the lists.
+// postureRest is how long a device's new state is left alone, when it is not
+// worse: each change is a change of the lists.
 const postureRest = time.Second
 
 // takePosture keeps the state of p's device and its score, when they have
@@ -153,7 +153,7 @@ func (s *Server) takePosture(p *model.Party, now *wire.Posture) error {
 			l.posture = at
 		}
 	})
-	if soon {
+	if worse := p.Seen != nil && score < *p.Seen; soon && !worse { // what takes a right away never waits
 		return nil // the next report has it
 	}
 	_, err := s.editParty(p.ID, func(p *model.Party) error {

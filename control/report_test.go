@@ -113,9 +113,10 @@ func TestGCR002_M11_PostureOfTheReportReachesTheRow(t *testing.T) {
 	clock := &movedClock{}
 	s := newSite(t, func(c *Config) { c.Now, c.Posture.Minimum = clock.Now, map[string]string{"linux": "5.10"} })
 	s.signIn()
+	rest := 2 * postureRest
 	posture := func(firewall wire.PostureAnswer, kernel string) {
 		t.Helper()
-		clock.move(2 * postureRest)
+		clock.move(rest)
 		s.agent.goodReport(s.alice, func(m *wire.AgentReport) {
 			m.Posture = &wire.Posture{OS: "linux", Arch: "amd64", Kernel: kernel, DiskEncrypted: wire.PostureYes, Firewall: firewall}
 		})
@@ -139,6 +140,14 @@ func TestGCR002_M11_PostureOfTheReportReachesTheRow(t *testing.T) {
 	}
 	posture(wire.PostureNo, "6.1.0-13-amd64")
 	score(70)
+	rest = 0 // what is worse counts at once, what is better a moment later
+	posture(wire.PostureNo, "5.9")
+	score(40)
+	posture(wire.PostureYes, "6.1")
+	score(40)
+	rest = 2 * postureRest
+	posture(wire.PostureYes, "6.1")
+	score(100)
 	posture(wire.PostureUnknown, "5.9.1")
 	score(40)
 	s.do("PUT", "/v1/devices/"+s.agent.id+"/facts", Facts{Posture: new(90)}, nil)
