@@ -32,7 +32,7 @@ import (
 // A segment, big endian; all numbers of records begin at 1:
 //
 //	0    8   "YUMENAUD"
-//	8    2   version, 1
+//	8    2   version, 2; 1 had no packed records
 //	10   6   zero
 //	16   16  salt, random
 //	32   8   ordinal, also its name; one above the segment's before
@@ -45,7 +45,7 @@ import (
 // A frame:
 //
 //	0    4   n, bytes of what follows byte 36
-//	4    1   kind: 1 records, 2 checkpoint, 3 end of segment
+//	4    1   kind: 1 records, 2 checkpoint, 3 end of segment, 4 records packed
 //	5    3   zero
 //	8    8   index in the segment, from 1
 //	16   8   number of its first record; of the next one, when it has none
@@ -84,6 +84,7 @@ const (
 	frameRecords    = 1
 	frameCheckpoint = 2
 	frameEnd        = 3
+	framePacked     = 4 // records, see pack.go
 )
 
 var be = binary.BigEndian
@@ -102,7 +103,7 @@ type segmentHead struct {
 func (h *segmentHead) encode(key []byte) []byte {
 	b := make([]byte, sealedHeader)
 	copy(b, sealedMagic)
-	be.PutUint16(b[8:], 1)
+	be.PutUint16(b[8:], 2)
 	copy(b[16:], h.salt[:])
 	be.PutUint64(b[32:], h.ordinal)
 	be.PutUint64(b[40:], uint64(h.made))
@@ -113,7 +114,7 @@ func (h *segmentHead) encode(key []byte) []byte {
 }
 
 func decodeHead(key, b []byte) (h segmentHead, err error) {
-	if len(b) < sealedHeader || string(b[:8]) != sealedMagic || be.Uint16(b[8:]) != 1 {
+	if len(b) < sealedHeader || string(b[:8]) != sealedMagic || be.Uint16(b[8:]) != 1 && be.Uint16(b[8:]) != 2 {
 		return h, errors.New("read audit segment: it is none, or of another version")
 	}
 	copy(h.salt[:], b[16:])
@@ -207,6 +208,7 @@ type sealedStore struct {
 	ahead   time.Time    // the clock was set forward at this time, which has its monotonic reading
 	old     []sealedFile // closed ones, oldest first
 	buf     []byte
+	packed  []byte
 }
 
 // sealedFile is a segment's file.
@@ -302,7 +304,12 @@ func (w *sealedStore) create() error {
 }
 
 func (w *sealedStore) write(lines []byte, records int) error {
-	if w.f != nil && w.size+int64(len(lines)) > w.most && w.index > 0 {
+	w.packed = pack(w.packed[:0], lines)
+	packed := w.packed
+	if cap(packed) > batchBytes {
+		w.packed = nil
+	}
+	if w.f != nil && w.size+int64(len(packed)) > w.most && w.index > 0 {
 		if err := w.end(); err != nil {
 			return err
 		}
@@ -316,7 +323,7 @@ func (w *sealedStore) write(lines []byte, records int) error {
 	if records == 0 { // a record of our own
 		records = 1
 	}
-	if err := w.frame(frameRecords, lines, records); err != nil {
+	if err := w.frame(framePacked, packed, records); err != nil {
 		return err
 	}
 	w.next += uint64(records)

@@ -97,6 +97,12 @@ func walk(s *Sealing, path string, f func(*segmentHead, *sealedFrame) error) (*s
 		if fr.content, err = aead.Open(nil, nonce[:], b[frameHeader:], b[:frameHeader]); err != nil {
 			return &h, fmt.Errorf("frame %d was altered", index)
 		}
+		if fr.kind == framePacked {
+			if fr.content, err = unpack(fr.content, maxSealed); err != nil {
+				return &h, fmt.Errorf("frame %d: %w", index, err)
+			}
+			fr.kind = frameRecords
+		}
 		if be.Uint64(b[8:]) != index || fr.first != next {
 			return &h, fmt.Errorf("frame %d is not in its place", index)
 		}
