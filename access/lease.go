@@ -125,20 +125,25 @@ func (a *Access) callCut(l *Lease, r reason.Reason) {
 
 // Usage is what a flow used.
 type Usage struct {
+	End               time.Time // by the clock of Config.Now; zero: now
 	BytesIn, BytesOut int64
 	Status            int           // of the HTTP response; 0: none
 	Reason            reason.Reason // why the flow ended by itself; OK: as it should
 }
 
 // Release ends the lease and writes its audit record. A second call has no
-// effect.
-func (l *Lease) Release(u Usage) {
+// effect. It reports whether access has let go of the carrier; else a Cut or a
+// record that began before may still use it.
+func (l *Lease) Release(u Usage) (free bool) {
 	if !l.released.CompareAndSwap(false, true) {
-		return
+		return false
 	}
-	l.leave(live, finished)
+	free = l.leave(live, finished)
 	l.unregister()
-	now := l.a.cfg.Now()
+	now := u.End
+	if now.IsZero() {
+		now = l.a.cfg.Now()
+	}
 	l.s.touch(now)
 	why := u.Reason
 	if r := l.Reason(); r != reason.OK {
@@ -151,14 +156,15 @@ func (l *Lease) Release(u Usage) {
 		}
 	}
 	rec := l.a.record(audit.End, l, why, now)
-	rec.BytesIn, rec.BytesOut, rec.Duration = u.BytesIn, u.BytesOut, now.Sub(l.since)
+	rec.BytesIn, rec.BytesOut, rec.Duration = u.BytesIn, u.BytesOut, max(0, now.Sub(l.since))
 	rec.Allowed = why == reason.OK
 	if u.Status != 0 {
 		rec.Detail = statusText(u.Status)
 	}
 	if l.unrecorded.CompareAndSwap(true, false) {
 		l.a.write(rec, l, l.s) // one record for both
-		return
+		return free
 	}
 	l.a.write(rec, l, nil)
+	return false
 }

@@ -24,17 +24,16 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 		return p.deny(x, denied(reason.AppBusy, "max_requests"))
 	}
 	defer x.App.Leave()
-	list := lists.Get().(*exchange.Header)
-	defer putList(list)
-	h, err := p.rewrite((*list)[:0], x) // 4
-	*list = h
+	t := trips.Get().(*trip)
+	defer t.end()
+	t.x = x
+	h, err := p.rewrite(t.fields[:0], x) // 4
+	t.fields = h
 	if err != nil {
 		return p.deny(x, denied(reason.InternalError, err.Error()))
 	}
-	req := &upstream.Request{
-		Method: x.Method, Host: x.App.HostHeader, Path: x.Path, Query: x.Query, Header: h,
-		Info: func(status int, h exchange.Header) error { return x.Stream.WriteInfo(status, answerable(nil, h)) },
-	}
+	req := &t.req
+	req.Method, req.Host, req.Path, req.Query, req.Header, req.Informed = x.Method, x.App.HostHeader, x.Path, x.Query, h, t
 	if req.Host == "" {
 		req.Host = publicHost(x)
 	}
@@ -67,19 +66,32 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 	if x.Carrier == exchange.WebSocket {
 		x.Stream.CloseAfter() // a client that takes the upgrade for granted sends what is no HTTP
 	}
-	return p.answer(x, res, b, list)
+	return p.answer(x, res, b, &t.fields)
 }
 
-// lists are for the fields of one message.
-var lists = sync.Pool{New: func() any { h := make(exchange.Header, 0, 32); return &h }}
+// trip is what one way to an upstream and back needs.
+type trip struct {
+	x      *Exchange
+	req    upstream.Request
+	fields exchange.Header // of the request, then of the answer
+}
 
-func putList(l *exchange.Header) {
-	if cap(*l) > 256 {
+var trips = sync.Pool{New: func() any { return &trip{fields: make(exchange.Header, 0, 32)} }}
+
+// Inform passes an informational answer on.
+func (t *trip) Inform(status int, h exchange.Header) error {
+	return t.x.Stream.WriteInfo(status, answerable(nil, h))
+}
+
+// end lets another request have t, unless somebody may still look at it: who
+// sends a body, and the engine of HTTP/2.
+func (t *trip) end() {
+	if t.req.Body != nil || t.x.App.HTTP2 || cap(t.fields) > 256 {
 		return
 	}
-	clear((*l)[:cap(*l)]) // its strings are parts of whole heads
-	*l = (*l)[:0]
-	lists.Put(l)
+	clear(t.fields[:cap(t.fields)]) // its strings are parts of whole heads
+	t.x, t.req = nil, upstream.Request{}
+	trips.Put(t)
 }
 
 // failure finds why a round trip failed: what access or the client did comes

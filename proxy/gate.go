@@ -17,7 +17,8 @@ type gate interface {
 }
 
 type lease interface {
-	Release(access.Usage)
+	// Release reports whether access has let go of the exchange.
+	Release(access.Usage) bool
 	Lasts()
 }
 

@@ -23,6 +23,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,7 @@ type fakeGate struct {
 	used     []access.Usage
 	paths    []string
 	acquired chan access.Carrier
+	exact    bool // nobody cuts after Release, as access has it; else exchanges are not used again
 }
 
 func (g *fakeGate) app(string) access.App { return access.App{} }
@@ -63,23 +65,40 @@ func (g *fakeGate) acquire(f policy.Facts, _ access.App, r *policy.Request, c ac
 			return nil, no
 		}
 	}
+	l := &fakeLease{g: g}
+	if g.exact {
+		c = exactly{c, l}
+	}
 	g.carriers = append(g.carriers, c)
 	g.paths = append(g.paths, r.Path)
 	select {
 	case g.acquired <- c:
 	default:
 	}
-	return &fakeLease{g: g}, access.Refusal{}
+	return l, access.Refusal{}
 }
 
 type fakeLease struct {
 	g    *fakeGate
 	once sync.Once
+	over atomic.Bool // cut or released
+}
+
+// exactly is a carrier that is cut at most once, and not after the release.
+type exactly struct {
+	access.Carrier
+	l *fakeLease
+}
+
+func (e exactly) Cut(r reason.Reason) {
+	if e.l.over.CompareAndSwap(false, true) {
+		e.Carrier.Cut(r)
+	}
 }
 
 func (*fakeLease) Lasts() {}
 
-func (l *fakeLease) Release(u access.Usage) {
+func (l *fakeLease) Release(u access.Usage) bool {
 	twice := true
 	l.once.Do(func() { twice = false })
 	if twice {
@@ -88,6 +107,7 @@ func (l *fakeLease) Release(u access.Usage) {
 	l.g.mu.Lock()
 	l.g.used = append(l.g.used, u)
 	l.g.mu.Unlock()
+	return l.g.exact && l.over.CompareAndSwap(false, true)
 }
 
 func (g *fakeGate) balance() (leases, released int) {

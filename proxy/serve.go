@@ -63,17 +63,18 @@ func (p *Proxy) serve(x *Exchange) (err error) {
 		return p.deny(x, denied(why, ""))
 	}
 	x.Facts = facts
-	l, no := p.gate.acquire(facts, s.apps[x.App].handle, &policy.Request{ // 3
-		Remote: x.Client().Addr(), Protocol: x.Conn.Protocol,
-		Method: x.Method, Path: x.Path,
-	}, carrier{x})
+	x.Asked = policy.Request{Remote: x.Client().Addr(), Protocol: x.Conn.Protocol, Method: x.Method, Path: x.Path}
+	l, no := p.gate.acquire(facts, s.apps[x.App].handle, &x.Asked, carrier{x}) // 3
 	if no.Reason != reason.OK {
 		return p.deny(x, &deniedError{why: no.Reason, policyID: no.PolicyID, message: no.Message, audited: true})
 	}
 	x.Leased = true
 	x.OnLasting(l)
 	defer func() { // 6
-		l.Release(access.Usage{BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(), Status: x.Status, Reason: x.Why})
+		x.Ended = p.cfg.Now()
+		if !l.Release(access.Usage{End: x.Ended, BytesIn: x.BytesIn.Load(), BytesOut: x.BytesOut.Load(), Status: x.Status, Reason: x.Why}) {
+			x.Keep()
+		}
 	}()
 	return p.forward(x, s) // 4, 5
 }
@@ -225,7 +226,10 @@ func (p *Proxy) handler(x *Exchange) http.Handler {
 func (p *Proxy) finish(x *Exchange, s *site) {
 	p.metrics.inFlight.Dec()
 	s.counted(p.metrics, x.App, x.Status).Inc()
-	took := p.cfg.Now().Sub(x.Start)
+	if x.Ended.IsZero() {
+		x.Ended = p.cfg.Now()
+	}
+	took := x.Ended.Sub(x.Start)
 	p.metrics.duration.Observe(took.Seconds())
 	if p.cfg.Log != nil {
 		p.log(x, took)
@@ -246,6 +250,7 @@ func (p *Proxy) contain(x *Exchange, err *error) {
 		return
 	}
 	p.metrics.panics.Inc()
+	x.Keep()
 	p.cfg.Logger.Error("request panicked", zap.String("request_id", x.ID), zap.Any("panic", v),
 		zap.ByteString("stack", debug.Stack()), zap.Stringer("reason", reason.InternalError))
 	p.cfg.Alerts.Raise(alert.Alert{Code: alert.InternalFault, Time: p.cfg.Now(), Reason: reason.InternalError, Detail: "request " + x.ID})

@@ -36,6 +36,7 @@ func stress(t *testing.T, engine string) {
 		c.cfg.HTTP2Engine = engine
 		c.cfg.Limits.UpstreamIdle, c.cfg.Limits.WriteStall = 2*time.Second, 2*time.Second
 	}))
+	f.gate.exact = true
 	clients := []*http.Client{f.client("http/1.1"), f.client("h2"), f.client("h2")}
 	for _, c := range clients {
 		do(t, c, "GET", "https://"+host+"/small/0", nil, nil)

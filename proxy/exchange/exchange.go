@@ -94,12 +94,14 @@ type Exchange struct {
 	Path   string         // canonical: what the policy sees and the upstream gets
 	Query  string         // without "?"
 	App    *apps.App
-	Public bool          // the application's configuration makes the path public
-	Facts  policy.Facts  // what the authenticator found
-	Note   any           // an authenticator's own, between Authenticate and Challenge
-	Status int           // of the final answer, 0 before it
-	Why    reason.Reason // why it did not end as it should
-	Leased bool          // access holds it, and writes its records
+	Public bool           // the application's configuration makes the path public
+	Facts  policy.Facts   // what the authenticator found
+	Asked  policy.Request // what access was asked
+	Ended  time.Time      // when the walk ended, for its last steps
+	Note   any            // an authenticator's own, between Authenticate and Challenge
+	Status int            // of the final answer, 0 before it
+	Why    reason.Reason  // why it did not end as it should
+	Leased bool           // access holds it, and writes its records
 
 	BytesIn, BytesOut atomic.Int64 // bodies, counted by the walk
 
@@ -112,6 +114,7 @@ type Exchange struct {
 	ctx      context.Context         // guarded by mu; nil: nobody has asked for it
 	cancel   context.CancelCauseFunc // guarded by mu; of ctx
 	work     Aborter                 // guarded by mu: what waits elsewhere on behalf of x
+	kept     bool                    // guarded by mu: by Keep
 	started  bool                    // guarded by mu: the final answer has begun
 	upgraded bool                    // guarded by mu: to another protocol
 	ended    bool                    // guarded by mu: the front end has taken the stream back
@@ -140,13 +143,30 @@ func (x *Exchange) End() {
 	if x.unhook != nil {
 		x.unhook()
 	}
+	x.over.Store(true)
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.ended = true
 	if x.timer != nil {
 		x.timer.Stop()
 	}
+	x.interruptLocked(context.Canceled)
+}
+
+// Keep says that somebody may know x beyond its end.
+func (x *Exchange) Keep() {
+	x.mu.Lock()
+	x.kept = true
 	x.mu.Unlock()
-	x.interrupt(context.Canceled)
+}
+
+// Free reports, after End, that nobody knows x any more but its front end, which
+// may use its memory again: nobody has kept it, cut it, asked for its context or
+// read its body, which an upstream's engine does on a goroutine of its own.
+func (x *Exchange) Free() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.ended && !x.kept && !x.upgraded && x.Body == nil && x.ctx == nil && x.timer == nil && x.unhook == nil && x.cut.Load() == 0
 }
 
 // OnLasting makes l the one that Lasting tells.
@@ -178,6 +198,10 @@ func (x *Exchange) interrupt(cause error) {
 	x.over.Store(true)
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.interruptLocked(cause)
+}
+
+func (x *Exchange) interruptLocked(cause error) {
 	if x.cancel != nil {
 		x.cancel(cause)
 	}

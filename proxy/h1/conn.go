@@ -34,13 +34,12 @@ type conn struct {
 	writing watch.Alarm // the client takes nothing
 	looking watch.Alarm // time to see whether the client is there
 
-	used    bool                    // the first request is awaited, or was
-	idle    atomic.Bool             // waits for a request
-	current atomic.Pointer[request] // nil between requests
-}
+	used bool        // the first request is awaited, or was
+	idle atomic.Bool // waits for a request
 
-// heads are used again: an idle connection has none.
-var heads = sync.Pool{New: func() any { return new(message.Head) }}
+	mu      sync.Mutex
+	current *request // guarded by mu; nil between requests
+}
 
 func newConn(s *Server, c *exchange.Conn) *conn {
 	hc := &conn{s: s, c: c}
@@ -86,12 +85,8 @@ func (c *conn) await() bool {
 // next serves one request, and reports whether another one may follow.
 func (c *conn) next() bool {
 	c.reading.Arm(c.s.cfg.HeaderTimeout)
-	head := heads.Get().(*message.Head)
-	defer func() {
-		clear(head.Fields[:cap(head.Fields)])
-		heads.Put(head)
-	}()
-	if err := c.in.ReadRequest(head, message.Limits{Bytes: c.s.cfg.HeaderBytes, Fields: 4 * c.s.cfg.HeaderFields}); err != nil {
+	r := requests.Get().(*request)
+	if err := c.in.ReadRequest(&r.head, message.Limits{Bytes: c.s.cfg.HeaderBytes, Fields: 4 * c.s.cfg.HeaderFields}); err != nil {
 		c.refuse(err)
 		return false
 	}
@@ -101,12 +96,14 @@ func (c *conn) next() bool {
 	if c.s.draining.Load() { // the wake of the drain may have come in between
 		_ = c.c.SetReadDeadline(time.Time{})
 	}
-	return c.serveRequest(head)
+	again := c.serveRequest(r)
+	r.recycle()
+	return again
 }
 
-func (c *conn) serveRequest(head *message.Head) (again bool) {
-	r := newRequest(c, head)
-	c.current.Store(r)
+func (c *conn) serveRequest(r *request) (again bool) {
+	r.begin(c)
+	c.setCurrent(r)
 	c.looking.Arm(lookEvery)
 	r.x.Begin(context.Background(), c.s.cfg.Now())
 	err := c.s.cfg.Serve(&r.x)
@@ -115,7 +112,7 @@ func (c *conn) serveRequest(head *message.Head) (again bool) {
 	}
 	r.x.End()
 	c.looking.Disarm()
-	c.current.Store(nil)
+	c.setCurrent(nil)
 	switch {
 	case r.taken:
 		return false
@@ -178,9 +175,18 @@ func (c *conn) wakeIdle() {
 	}
 }
 
-// look tells the exchange if its client has gone.
+func (c *conn) setCurrent(r *request) {
+	c.mu.Lock()
+	c.current = r
+	c.mu.Unlock()
+}
+
+// look tells the exchange if its client has gone. mu is held throughout: after
+// it the exchange may be another one.
 func (c *conn) look() {
-	r := c.current.Load()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.current
 	if r == nil {
 		return
 	}

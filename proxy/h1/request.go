@@ -24,7 +24,7 @@ var outs = sync.Pool{New: func() any { b := make([]byte, 0, outSize+512); return
 type request struct {
 	x    exchange.Exchange
 	c    *conn
-	head *message.Head
+	head message.Head
 	body message.Body
 	read atomic.Bool // body was read to its end; the upstream's engine reads it on a goroutine of its own
 
@@ -52,22 +52,37 @@ const (
 	ended
 )
 
-func newRequest(c *conn, head *message.Head) *request {
-	r := &request{c: c, head: head, close: head.Close || head.Minor == 0}
-	r.x = exchange.Exchange{
-		Conn: c.c, Stream: r, TellsLasting: true, Carrier: exchange.H1, Proto: "HTTP/1.1",
-		Method: head.Method, Authority: authority(head), Target: head.Target, Header: head.Fields,
+// requests are used again: an idle connection has none.
+var requests = sync.Pool{New: func() any { return new(request) }}
+
+// recycle lets another connection have r, unless somebody may know it still.
+func (r *request) recycle() {
+	if !r.x.Free() || r.taken || r.out != nil {
+		return
 	}
+	r.head.Clear()
+	r.x, r.body, r.c, r.trailer = exchange.Exchange{}, message.Body{}, nil, nil
+	r.read.Store(false)
+	r.continued, r.state, r.left, r.close, r.refused = false, notBegun, 0, false, false
+	requests.Put(r)
+}
+
+// begin makes an exchange of the head that was read.
+func (r *request) begin(c *conn) {
+	head, x := &r.head, &r.x
+	r.c, r.close = c, head.Close || head.Minor == 0
+	x.Conn, x.Stream, x.TellsLasting, x.Carrier, x.Proto = c.c, r, true, exchange.H1, "HTTP/1.1"
+	x.Method, x.Authority, x.Target, x.Header = head.Method, authority(head), head.Target, head.Fields
 	if head.Minor == 0 {
-		r.x.Proto = "HTTP/1.0"
+		x.Proto = "HTTP/1.0"
 	}
 	framing := message.None
 	switch {
 	case head.Chunked:
-		framing, r.x.Length = message.ByChunks, -1
-		r.x.Header = withoutEncoding(head.Fields)
+		framing, x.Length = message.ByChunks, -1
+		x.Header = withoutEncoding(head.Fields)
 	case head.Length > 0:
-		framing, r.x.Length = message.ByLength, head.Length
+		framing, x.Length = message.ByLength, head.Length
 	}
 	head.Expect = head.Expect && head.Minor > 0 // RFC 9110 §10.1.1
 	r.body.Init(&c.in, framing, head.Length, false, c.s.cfg.HeaderBytes)
@@ -79,7 +94,6 @@ func newRequest(c *conn, head *message.Head) *request {
 			r.x.Trailer = r.announced
 		}
 	}
-	return r
 }
 
 // authority returns the host that a request is for: the target's, where it

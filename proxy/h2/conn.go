@@ -39,7 +39,9 @@ type conn struct {
 	writing watch.Alarm // the client takes nothing
 	looking watch.Alarm // time to tell the streams that last
 
-	empty int // the reader's: frames in a row that bring nothing
+	decoder *hpack.Decoder // the reader's
+	block   block          // the reader's
+	empty   int            // the reader's: frames in a row that bring nothing
 
 	mu            sync.Mutex
 	streams       map[uint32]*stream // guarded by mu; those whose walk goes on
@@ -66,8 +68,8 @@ func newConn(s *Server, c *exchange.Conn) *conn {
 	hc := &conn{s: s, c: c, streams: map[uint32]*stream{}, window: 65535, initialWindow: 65535, frame: maxFrame, recvWindow: connWindow, table: true}
 	hc.room.L = &hc.mu
 	hc.fr = http2.NewFramer((*outBuffer)(hc), &hc.in)
-	hc.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	hc.fr.MaxHeaderListSize = uint32(s.cfg.HeaderBytes)
+	hc.decoder = hpack.NewDecoder(4096, hc.field)
+	hc.decoder.SetMaxStringLength(s.cfg.HeaderBytes)
 	hc.fr.SetMaxReadFrameSize(maxFrame)
 	hc.fr.SetReuseFrames()
 	hc.in.Init(c)
@@ -149,6 +151,7 @@ func (c *conn) look() {
 	limit := c.s.cfg.Watch.Now() - lookEvery
 	for _, s := range c.streams {
 		if s.since <= limit {
+			s.kept = true
 			old = append(old, s)
 		}
 	}
@@ -202,8 +205,11 @@ func (c *conn) frameOf(f http2.Frame) error {
 		}
 	}()
 	switch f := f.(type) {
-	case *http2.MetaHeadersFrame:
-		return c.headers(f)
+	case *http2.HeadersFrame:
+		if err := c.readBlock(f); err != nil {
+			return err
+		}
+		return c.headers(&c.block)
 	case *http2.DataFrame:
 		if useful = len(f.Data()) > 0 || f.StreamEnded(); !useful {
 			if c.empty++; c.empty > maxEmpty {

@@ -6,16 +6,14 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/yumen-zt/yumen/proxy/exchange"
 )
 
 // connect makes the exchange of an extended CONNECT (RFC 8441): the walk and the
 // application see the GET of an HTTP/1.1 upgrade. Nothing that the client sends
-// in DATA is read before Upgrade. It reports false when f is none.
-func (s *stream) connect(f *http2.MetaHeadersFrame, protocol string) bool {
-	if s.declared >= 0 || f.StreamEnded() {
+// in DATA is read before Upgrade. It reports false when b is none.
+func (s *stream) connect(b *block, protocol string) bool {
+	if s.declared >= 0 || b.last {
 		return false
 	}
 	s.x.Method, s.x.Connect = http.MethodGet, protocol

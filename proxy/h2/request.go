@@ -12,33 +12,31 @@ import (
 )
 
 // headers begins a request, or ends the body of one with its trailer.
-func (c *conn) headers(f *http2.MetaHeadersFrame) error {
-	id := f.StreamID
+func (c *conn) headers(b *block) error {
+	id := b.id
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if id%2 == 0 {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	if id <= c.lastID {
-		return c.trailers(f)
+		return c.trailers(b)
 	}
 	c.lastID = id
-	if f.HasPriority() && f.Priority.StreamDep == id {
+	if b.circular {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 	}
 	if c.leaving {
 		return nil // it was told so
 	}
 	s := newStream(c, id)
-	if !s.read(f) {
+	if !s.read(b) {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 	}
 	if len(c.streams) >= int(c.s.cfg.Streams) {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}
 	}
-	if f.Truncated {
-		s.tooLarge = true
-	}
+	s.tooLarge = b.truncated
 	if c.streams[id] = s; len(c.streams) == 1 {
 		c.looking.Arm(lookEvery)
 	}
@@ -48,25 +46,25 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 }
 
 // trailers ends the body of a stream. mu is held.
-func (c *conn) trailers(f *http2.MetaHeadersFrame) error {
-	s := c.streams[f.StreamID]
+func (c *conn) trailers(b *block) error {
+	s := c.streams[b.id]
 	switch {
 	case s != nil && s.recvErr == nil:
-	case c.onTheirWay(f.StreamID, s):
+	case c.onTheirWay(b.id, s):
 		return nil
 	case s != nil:
-		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeStreamClosed}
-	case slices.Contains(c.closed[:], f.StreamID):
+		return http2.StreamError{StreamID: b.id, Code: http2.ErrCodeStreamClosed}
+	case slices.Contains(c.closed[:], b.id):
 		return http2.ConnectionError(http2.ErrCodeStreamClosed)
 	default: // a new one, below the newest
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
-	if !f.StreamEnded() || len(f.PseudoFields()) > 0 || s.declared >= 0 && s.received != s.declared {
-		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
+	if !b.last || len(b.fields) > 0 && b.fields[0].IsPseudo() || s.declared >= 0 && s.received != s.declared {
+		return http2.StreamError{StreamID: b.id, Code: http2.ErrCodeProtocol}
 	}
-	for _, h := range f.Fields {
+	for _, h := range b.fields {
 		if forbidden(h.Name, h.Value) {
-			return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
+			return http2.StreamError{StreamID: b.id, Code: http2.ErrCodeProtocol}
 		}
 		s.trailer.Add(h.Name, h.Value)
 	}
@@ -86,13 +84,16 @@ func forbidden(name, value string) bool {
 	return false
 }
 
-// read makes the request of f. It reports false when f is none (RFC 9113
-// §8.3.1); the framer has checked the order and the spelling.
-func (s *stream) read(f *http2.MetaHeadersFrame) bool {
+// read makes the request of b. It reports false when b is none (RFC 9113
+// §8.3.1); readBlock has checked the order and the spelling.
+func (s *stream) read(b *block) bool {
 	x := &s.x
 	var scheme, protocol string
 	seen := 0
-	for _, h := range f.PseudoFields() {
+	for _, h := range b.fields {
+		if !h.IsPseudo() {
+			break
+		}
 		var to *string
 		switch h.Name {
 		case ":method":
@@ -126,10 +127,9 @@ func (s *stream) read(f *http2.MetaHeadersFrame) bool {
 	case scheme != "https" && scheme != "http" || x.Target == "":
 		return false
 	}
-	regular := f.Fields[seen:]
-	x.Header = make(exchange.Header, 0, len(regular))
+	x.Header = s.fields[:0]
 	s.declared = -1
-	for _, h := range regular {
+	for _, h := range b.fields[seen:] {
 		switch {
 		case forbidden(h.Name, h.Value):
 			return false
@@ -152,12 +152,13 @@ func (s *stream) read(f *http2.MetaHeadersFrame) bool {
 		x.Header = append(x.Header, exchange.Field{Name: h.Name, Value: h.Value})
 	}
 	x.Header = joinCookies(x.Header)
+	s.fields = x.Header
 	x.Proto = "HTTP/2.0"
 	if protocol != "" {
-		return s.connect(f, protocol)
+		return s.connect(b, protocol)
 	}
 	switch {
-	case f.StreamEnded():
+	case b.last:
 		s.recvErr = io.EOF
 		return s.declared <= 0
 	case s.declared >= 0:

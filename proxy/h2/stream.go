@@ -26,7 +26,9 @@ type stream struct {
 	id uint32
 	x  exchange.Exchange
 
-	since time.Duration // by the watch
+	since  time.Duration   // by the watch
+	kept   bool            // guarded by c.mu; somebody may know the stream beyond its end
+	fields exchange.Header // where x.Header stands
 
 	wake       sync.Cond // of c.mu: bytes, window or an end have come
 	window     int64     // guarded by c.mu; what we may send
@@ -51,11 +53,23 @@ type stream struct {
 	tail    exchange.Header
 }
 
+// streams are used again, by any connection.
+var streams = sync.Pool{New: func() any { return &stream{fields: make(exchange.Header, 0, 16)} }}
+
 func newStream(c *conn, id uint32) *stream {
-	s := &stream{c: c, id: id, since: c.s.cfg.Watch.Now(), window: c.initialWindow, recvWindow: streamWindow}
+	s := streams.Get().(*stream)
+	s.c, s.id, s.since, s.window, s.recvWindow = c, id, c.s.cfg.Watch.Now(), c.initialWindow, streamWindow
 	s.wake.L = &c.mu
-	s.x = exchange.Exchange{Conn: c.c, Stream: s, TellsLasting: true, Carrier: exchange.H2}
+	x := &s.x
+	x.Conn, x.Stream, x.TellsLasting, x.Carrier = c.c, s, true, exchange.H2
 	return s
+}
+
+// recycle lets another request have s, of which nobody knows.
+func (s *stream) recycle() {
+	clear(s.fields[:cap(s.fields)]) // they hold whole heads
+	*s = stream{fields: s.fields[:0]}
+	streams.Put(s)
 }
 
 // run walks the request.
@@ -95,9 +109,13 @@ func (s *stream) run() {
 	if s.late != nil {
 		s.late.Stop()
 	}
+	known := s.kept || s.failed != nil || s.late != nil
 	c.send()
 	c.mu.Unlock()
 	s.x.End()
+	if !known && s.x.Free() {
+		s.recycle()
+	}
 }
 
 // failLocked ends the stream without a word. c.mu is held.
@@ -296,6 +314,7 @@ func (s *stream) reserve(n int) (int, error) {
 // c.mu is held.
 func (s *stream) waitWindow() {
 	w := s.c.s.cfg.Watch
+	s.kept = true // the alarm may ring late
 	w.Add(&s.stalled, s.x.Abort)
 	s.stalled.Arm(s.c.s.cfg.WriteStall)
 	s.wake.Wait()

@@ -62,6 +62,12 @@ type Head struct {
 	lines  []mark
 }
 
+// Clear forgets the head: its strings may be long.
+func (h *Head) Clear() {
+	clear(h.Fields[:cap(h.Fields)])
+	*h = Head{Fields: h.Fields[:0], lines: h.lines[:0]}
+}
+
 // mark is where the parts of a line are.
 type mark struct{ name, nameEnd, value, valueEnd int32 }
 

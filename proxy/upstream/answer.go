@@ -11,7 +11,8 @@ import (
 )
 
 // answer is the answer to one request over HTTP/1.1, and the sending of the
-// request's body beside it. It is its own Body.
+// request's body beside it. It is its own Body, and the connection's: the
+// answer to the next request stands in the same place.
 type answer struct {
 	Response
 	c    *conn
@@ -19,7 +20,7 @@ type answer struct {
 	req  *Request
 	body message.Body
 	sent chan error // nil: the request has no body, or its sending was waited for
-	once sync.Once
+	over bool       // by Close
 
 	mu      sync.Mutex
 	headed  bool // guarded by mu: the head is here, the time for it has ended
@@ -54,7 +55,7 @@ func (a *answer) begin() error {
 		a.Trailers = h.Trailers
 		a.Trailer = func() exchange.Header { return a.body.Trailer }
 	}
-	a.ready = a.body.Ready
+	a.Response.body = &a.body
 	return nil
 }
 
@@ -72,10 +73,13 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the answer. The connection goes back to the pool when both bodies
+// Close ends the answer, which is not used afterwards. The connection goes back to the pool when both bodies
 // were carried to their end.
 func (a *answer) Close() error {
-	a.once.Do(a.end)
+	if !a.over {
+		a.over = true
+		a.end()
+	}
 	return nil
 }
 
@@ -92,9 +96,11 @@ func (a *answer) end() {
 		a.c.close()
 		return
 	}
-	a.c.in.Release()
+	c := a.c
+	c.in.Release()
 	clear(h.Fields[:cap(h.Fields)]) // its strings are a whole head
-	a.c.e.keep(a.c)
+	*a = answer{}                   // it is c's, for the next request
+	c.e.keep(c)
 }
 
 // uploads reports whether the request's body is still being sent: the alarm is

@@ -36,7 +36,8 @@ type conn struct {
 	aborted atomic.Bool
 	timeout atomic.Bool // by late
 
-	ask ask // of a plain socket
+	ask    ask    // of a plain socket
+	answer answer // to the request in hand
 
 	since  time.Duration // put into the pool, by the watch
 	silent bool          // nothing has come since the request
@@ -136,7 +137,8 @@ func (c *conn) roundTrip(x *exchange.Exchange, req *Request) (*Response, error) 
 
 func (c *conn) exchange(x *exchange.Exchange, req *Request) (*Response, error) {
 	c.silent = true
-	a := &answer{c: c, x: x, req: req}
+	a := &c.answer
+	a.c, a.x, a.req = c, x, req
 	c.late.Arm(c.answerTimeout)
 	b := heads.Get().(*[]byte)
 	*b = appendRequest((*b)[:0], req)
@@ -232,10 +234,10 @@ func (c *conn) readHead(req *Request) error {
 		if infos >= maxInfos {
 			return fmt.Errorf("read answer: more than %d informational ones", maxInfos)
 		}
-		if status == 100 || req.Info == nil {
+		if status == 100 || req.Informed == nil {
 			continue
 		}
-		if err := req.Info(status, c.head.Fields); err != nil {
+		if err := req.Informed.Inform(status, c.head.Fields); err != nil {
 			return err
 		}
 	}

@@ -62,10 +62,10 @@ func (e *Engine) doHTTP2(ctx context.Context, app *apps.App, u *apps.Upstream, r
 		if infos++; infos > maxInfos {
 			return fmt.Errorf("more than %d informational answers", maxInfos)
 		}
-		if code == http.StatusContinue || code == http.StatusSwitchingProtocols || req.Info == nil {
+		if code == http.StatusContinue || code == http.StatusSwitchingProtocols || req.Informed == nil {
 			return nil
 		}
-		return req.Info(code, list(http.Header(h)))
+		return req.Informed.Inform(code, list(http.Header(h)))
 	}
 	r := &http.Request{
 		Method: req.Method, Host: req.Host,

@@ -158,8 +158,13 @@ type Request struct {
 	Trailers    []string        // names of request trailers
 	Trailer     func() exchange.Header
 	Upgrade     string // "websocket" or ""
-	// Info is called with each informational answer but 100; nil: none wanted.
-	Info func(status int, h exchange.Header) error
+	// Informed gets each informational answer but 100; nil: none wanted.
+	Informed Informed
+}
+
+// Informed is who wants to know of informational answers.
+type Informed interface {
+	Inform(status int, h exchange.Header) error
 }
 
 // Response is an upstream's answer. The caller closes Body; Header is valid
@@ -173,11 +178,11 @@ type Response struct {
 	Trailer  func() exchange.Header // valid at the body's end, announced or not; nil: none will come
 	Tunnel   io.ReadWriteCloser     // after 101, beside an empty Body
 
-	ready func() bool
+	body *message.Body // nil: HTTP/2's
 }
 
 // Ready reports whether a part of the body is here already.
-func (r *Response) Ready() bool { return r.ready != nil && r.ready() }
+func (r *Response) Ready() bool { return r.body != nil && r.body.Ready() }
 
 // Error is a failed round trip.
 type Error struct {
