@@ -18,8 +18,9 @@ type ReplayConn struct {
 	net.Conn
 	peeked []byte // nil once replayed
 
-	quiet bool       // the reader's: reads find nothing
-	wait  *sock.Wait // the reader's: made by Await
+	quiet   bool       // the reader's: reads find nothing
+	records records    // the reader's
+	wait    *sock.Wait // the reader's: made by Await
 
 	mu       sync.Mutex
 	gather   bool    // guarded by mu
@@ -117,9 +118,12 @@ func (c *ReplayConn) Read(b []byte) (int, error) {
 		return 0, ErrQuiet
 	}
 	if len(c.peeked) == 0 {
-		return c.Conn.Read(b)
+		n, err := c.Conn.Read(b)
+		c.records.follow(b[:n])
+		return n, err
 	}
 	n := copy(b, c.peeked)
+	c.records.follow(b[:n])
 	if c.peeked = c.peeked[n:]; len(c.peeked) == 0 {
 		c.peeked = nil // the hello's memory must not stay with an idle connection
 	}

@@ -27,6 +27,10 @@ type Conn struct {
 
 	texts     atomic.Pointer[texts]
 	authority atomic.Pointer[Authority]
+
+	marked bool  // the reader's: TLS had nothing in its buffers, and since then
+	reads  uint8 // was read so often, up to 2,
+	got    int32 // and that was what the first read gave
 }
 
 // texts are the client's address as text, which every request needs.
@@ -68,6 +72,26 @@ func (c *Conn) Raw() net.Conn { return sock.Bottom(c.Conn) }
 type quieter interface {
 	Quiet(bool)
 	Await() (waited bool, err error)
+	Mark() bool
+	OneRecord() int
+}
+
+// Read reads what the client has sent, in the clear. It is for one goroutine.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.reads = min(c.reads+1, 2); c.reads == 1 {
+		c.got = int32(n)
+	}
+	return n, err
+}
+
+// sealing is what TLS 1.3 adds to what a record holds: its type and the tag.
+const sealing = 1 + 16
+
+// drained reports whether TLS has surely nothing in its buffers: there was nothing,
+// then one record came, and what it holds was read whole.
+func (c *Conn) drained(q quieter) bool {
+	return c.marked && c.Protocol == policy.TLS13 && c.reads == 1 && c.got > 0 && q.OneRecord() == int(c.got)+sealing
 }
 
 // Await blocks until p gets some bytes or, with 0 and no error, until a read
@@ -82,12 +106,16 @@ func (c *Conn) Await(p []byte) (int, error) {
 	if !ok {
 		return c.Conn.Read(p)
 	}
-	q.Quiet(true)
-	n, err := t.Read(p) // what TLS has in its buffers
-	q.Quiet(false)
-	if n > 0 || !errors.Is(err, hello.ErrQuiet) {
-		return n, err
+	if !c.drained(q) {
+		q.Quiet(true)
+		n, err := t.Read(p) // what TLS has in its buffers
+		q.Quiet(false)
+		if n > 0 || !errors.Is(err, hello.ErrQuiet) {
+			c.marked = false
+			return n, err
+		}
 	}
+	c.marked, c.reads = q.Mark(), 0
 	if waited, err := q.Await(); waited {
 		return 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
 	"github.com/yumen-zt/yumen/proxy/message"
@@ -22,11 +23,12 @@ var outs = sync.Pool{New: func() any { b := make([]byte, 0, outSize+512); return
 // request is one request and the way of its answer: the front end's half of an
 // exchange.
 type request struct {
-	x    exchange.Exchange
-	c    *conn
-	head message.Head
-	body message.Body
-	read atomic.Bool // body was read to its end; the upstream's engine reads it on a goroutine of its own
+	x     exchange.Exchange
+	c     *conn
+	head  message.Head
+	body  message.Body
+	since time.Duration // by the watch
+	read  atomic.Bool   // body was read to its end; the upstream's engine reads it on a goroutine of its own
 
 	mu        sync.Mutex
 	continued bool // guarded by mu: 100 was sent, or must not be any more
@@ -70,7 +72,7 @@ func (r *request) recycle() {
 // begin makes an exchange of the head that was read.
 func (r *request) begin(c *conn) {
 	head, x := &r.head, &r.x
-	r.c, r.close = c, head.Close || head.Minor == 0
+	r.c, r.since, r.close = c, c.s.cfg.Watch.Now(), head.Close || head.Minor == 0
 	x.Conn, x.Stream, x.TellsLasting, x.Carrier, x.Proto = c.c, r, true, exchange.H1, "HTTP/1.1"
 	x.Method, x.Authority, x.Target, x.Header = head.Method, authority(head), head.Target, head.Fields
 	if head.Minor == 0 {
@@ -189,7 +191,7 @@ func (r *request) WriteHeader(status int, h exchange.Header, length int64, trail
 	b := message.AppendStatusLine((*r.out)[:0], status)
 	b = message.AppendFields(b, h)
 	if !h.Has("Date") {
-		b = message.AppendDate(b, r.c.s.cfg.Now())
+		b = message.AppendDate(b, r.now())
 	}
 	switch {
 	case status < 200 || status == http.StatusNoContent:
@@ -216,6 +218,14 @@ func (r *request) WriteHeader(status int, h exchange.Header, length int64, trail
 	}
 	*r.out = append(b, "\r\n"...)
 	return nil
+}
+
+// now is the time, to a tick of the watch.
+func (r *request) now() time.Time {
+	if w := r.c.s.cfg.Watch; w.Now() != r.since {
+		return r.c.s.cfg.Now()
+	}
+	return r.x.Start
 }
 
 // errFraming is returned for a body that is not as its head has said.

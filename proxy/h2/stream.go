@@ -221,7 +221,7 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 	c.out = appendStatus(c.out, status)
 	c.fields(h)
 	if !h.Has("Date") {
-		c.out = appendField(c.out, "date", message.Date(c.s.cfg.Now()))
+		c.out = appendField(c.out, "date", message.Date(s.now()))
 	}
 	s.begun, s.left = true, -1
 	s.noBody = s.x.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
@@ -239,6 +239,14 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 	s.sentEnd = s.noBody || s.left == 0
 	c.endBlock(at, s.id, s.sentEnd)
 	return nil
+}
+
+// now is the time, to a tick of the watch.
+func (s *stream) now() time.Time {
+	if w := s.c.s.cfg.Watch; w.Now() != s.since {
+		return s.c.s.cfg.Now()
+	}
+	return s.x.Start
 }
 
 // Write sends a part of the body as the windows permit.
