@@ -126,18 +126,7 @@ func (r *Receiver) OpenVouched(raw []byte, types ...string) (*Message, error) {
 }
 
 func (r *Receiver) openVouched(raw []byte, types []string) (*Message, *RejectedError) {
-	if len(raw) > r.cfg.MaxBytes {
-		return nil, reject(reason.MessageTooLarge, fmt.Errorf("%d bytes, at most %d", len(raw), r.cfg.MaxBytes))
-	}
-	e, h, rejected := parseOuter(raw)
-	if rejected != nil {
-		return nil, rejected
-	}
-	now := r.cfg.Now()
-	if rejected := r.accepts(h, types, now); rejected != nil {
-		return nil, rejected
-	}
-	cert, rejected := r.signer(h, now)
+	e, h, cert, rejected := r.admit(raw, types, parseOuter)
 	if rejected != nil {
 		return nil, rejected
 	}
@@ -155,23 +144,7 @@ func (r *Receiver) openVouched(raw []byte, types []string) (*Message, *RejectedE
 }
 
 func (r *Receiver) open(raw []byte, types []string) (*Message, *RejectedError) {
-	// 1 Size, before a byte is parsed; then form.
-	if len(raw) > r.cfg.MaxBytes {
-		return nil, reject(reason.MessageTooLarge, fmt.Errorf("%d bytes, at most %d", len(raw), r.cfg.MaxBytes))
-	}
-	e, h, rejected := parse(raw)
-	if rejected != nil {
-		return nil, rejected
-	}
-
-	// 2 What the header says against what the configuration accepts.
-	now := r.cfg.Now()
-	if rejected := r.accepts(h, types, now); rejected != nil {
-		return nil, rejected
-	}
-
-	// 3 Who signed.
-	cert, rejected := r.signer(h, now)
+	e, h, cert, rejected := r.admit(raw, types, parse) // 1 to 3
 	if rejected != nil {
 		return nil, rejected
 	}
@@ -200,6 +173,28 @@ func (r *Receiver) open(raw []byte, types []string) (*Message, *RejectedError) {
 		return nil, reject(reason.MessageMalformed, fmt.Errorf("body: %w", err))
 	}
 	return &Message{Header: *h, Body: body, Signer: cert, Digest: digest(h, body)}, nil
+}
+
+// admit is what comes before any signature.
+func (r *Receiver) admit(raw []byte, types []string, parse func([]byte) (*outer, *Header, *RejectedError)) (*outer, *Header, *smx509.Certificate, *RejectedError) {
+	// 1 Size, before a byte is parsed; then form.
+	if len(raw) > r.cfg.MaxBytes {
+		return nil, nil, nil, reject(reason.MessageTooLarge, fmt.Errorf("%d bytes, at most %d", len(raw), r.cfg.MaxBytes))
+	}
+	e, h, rejected := parse(raw)
+	if rejected != nil {
+		return nil, nil, nil, rejected
+	}
+
+	// 2 What the header says against what the configuration accepts.
+	now := r.cfg.Now()
+	if rejected := r.accepts(h, types, now); rejected != nil {
+		return nil, nil, nil, rejected
+	}
+
+	// 3 Who signed.
+	cert, rejected := r.signer(h, now)
+	return e, h, cert, rejected
 }
 
 // accepts compares what the header says with what the configuration accepts.
