@@ -11,13 +11,14 @@ if [ "${1:-}" = bench ]; then # the peers that are measured beside us
   package+=([haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client [caddy]=caddy [xdp-filter]=xdp-tools [openvpn]=openvpn)
 fi
 if [ "${1:-}" = long ]; then # the peers of the long tests
-  package+=([node]=nodejs [npm]=npm [chromium]=chromium [slowhttptest]=slowhttptest [sslscan]=sslscan [testssl]=testssl.sh)
+  package+=([node]=nodejs [npm]=npm [chromium]=chromium [javac]=default-jdk-headless [slowhttptest]=slowhttptest [sslscan]=sslscan [testssl]=testssl.sh)
 fi
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || [ -x "/usr/sbin/$command" ] || [ -x "/sbin/$command" ] || missing+=("${package[$command]}")
 done
 [ -e /usr/include/bpf/bpf_helpers.h ] || missing+=(libbpf-dev) # the guard's program is built anew and compared
+{ python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'; } 2>/dev/null || missing+=(python3-cryptography) # of the contract's sample
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   echo "tests need these programs, please install: ${missing[*]}" >&2
