@@ -11,11 +11,13 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 )
 
@@ -78,7 +80,10 @@ func TestTunnelOverQUICChangesNetworksWithoutLoss(t *testing.T) {
 	})
 	f := w.open(c, "tcp", w.request(w.alice))
 	const each, all, move = 10 * time.Millisecond, 100, 30
-	go func() {
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer f.Reset(reason.ClientGone)
+	writer.Go(func() {
 		for n := range uint32(all) {
 			var b [4]byte
 			binary.BigEndian.PutUint32(b[:], n)
@@ -88,11 +93,12 @@ func TestTunnelOverQUICChangesNetworksWithoutLoss(t *testing.T) {
 			}
 			if n == move { // the old network is gone, the new one is there
 				_ = exec.Command("ip", "-n", ag, "link", "set", "lan", "down").Run()
+				time.Sleep(100 * time.Millisecond) // for which there is no way at all
 				_ = exec.Command("ip", "-n", ag, "route", "add", "10.77.0.1", "via", "10.77.2.1").Run()
 			}
 			time.Sleep(each)
 		}
-	}()
+	})
 	var most time.Duration
 	last := time.Now()
 	_ = f.SetReadDeadline(time.Now().Add(30 * time.Second))

@@ -17,6 +17,7 @@ import (
 	"github.com/yumen-zt/yumen/access/policy"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // The steps of a QUIC connection, in order:
@@ -93,7 +94,7 @@ func (p *Port) AddPackets(pc net.PacketConn) error {
 	u := &packets{p: p, pc: pc, most: most, half: newHalfOpen(Limits{
 		HalfOpen: most, HalfOpenPerSource: min(l.HalfOpenPerSource, most), HalfOpenBytes: l.HalfOpenBytes,
 	})}
-	below := pc
+	below := sock.Lossy(pc, nil)
 	if p.cfg.QUIC.Wrap != nil {
 		below = p.cfg.QUIC.Wrap(pc)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // How soon a move to another network is noticed, and how long the new path may
@@ -78,7 +80,7 @@ func (m *mover) move(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	tr := &quic.Transport{Conn: pc}
+	tr := &quic.Transport{Conn: sock.Lossy(pc, nil)}
 	p, err := m.q.AddPath(tr)
 	if err == nil {
 		probe, cancel := context.WithTimeout(ctx, moveProbe)

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
 
 	"github.com/yumen-zt/yumen/crypto/certid"
 	"github.com/yumen-zt/yumen/crypto/channel"
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // QUIC dials over UDP (RFC 9000), with TLS 1.3 and the device's certificate. The
@@ -81,7 +83,8 @@ func (d *QUIC) Dial(ctx context.Context, addr string) (Conn, error) {
 	if small {
 		initial = 1200
 	}
-	tr := &quic.Transport{Conn: pc}
+	stands := new(atomic.Bool) // before that, a network that is not there is an error
+	tr := &quic.Transport{Conn: sock.Lossy(pc, stands)}
 	q, err := tr.Dial(ctx, to, conf, quicConfig(initial))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("handshake by QUIC with gateway %s: %w", addr, err), tr.Close(), pc.Close())
@@ -90,6 +93,7 @@ func (d *QUIC) Dial(ctx context.Context, addr string) (Conn, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("handshake by QUIC with gateway %s: %w", addr, err), q.CloseWithError(0, ""), tr.Close(), pc.Close())
 	}
+	stands.Store(true)
 	c := newQUIC(q, str)
 	c.mover = &mover{q: q, to: to, open: open, source: d.Source, used: []path{{tr, pc}}}
 	c.mover.start()

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+
+	"github.com/yumen-zt/yumen/internal/sock"
 )
 
 // Gate is a UDP socket on which strangers are not heard: what Admit refuses is
@@ -33,6 +35,16 @@ func (g *Gate) ReadFrom(b []byte) (int, net.Addr, error) {
 			return n, from, nil
 		}
 	}
+}
+
+// WriteTo implements [net.PacketConn]. What there is no way for is lost: see
+// [sock.Lossy].
+func (g *Gate) WriteTo(b []byte, to net.Addr) (int, error) {
+	n, err := g.PacketConn.WriteTo(b, to)
+	if err != nil && sock.NoWay(err) {
+		return len(b), nil
+	}
+	return n, err
 }
 
 // SyscallConn lets quic-go forbid fragmentation.
