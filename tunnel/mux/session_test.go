@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -342,4 +343,47 @@ func TestNothingIsTakenAfterTheEnd(t *testing.T) {
 	if len(h.messages) != 0 {
 		t.Error("a message was taken after the end")
 	}
+}
+
+// resetConn cannot be written to, and then has the peer's last record.
+type resetConn struct {
+	net.Conn
+	failed chan struct{}
+	last   []byte
+}
+
+func (c *resetConn) Write([]byte) (int, error) {
+	close(c.failed)
+	return 0, syscall.ECONNRESET
+}
+
+func (c *resetConn) Read(b []byte) (int, error) {
+	<-c.failed
+	time.Sleep(time.Millisecond) // of the bubble
+	n := copy(b, c.last)
+	if c.last = c.last[n:]; n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+func (c *resetConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *resetConn) Close() error                     { return nil }
+
+// A peer that ends the tunnel with our bytes unread resets the connection behind
+// its last word, which is the reason all the same.
+func TestTheLastWordIsHeardBehindAReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &resetConn{failed: make(chan struct{}), last: appendRecord(nil, Close, 0, 0, u16(reason.FrameRate))}
+		s := Client(c, Config{})
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(t.Context()) }()
+		if err := s.Send([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		var why *ClosedError
+		if err := <-ended; !errors.As(err, &why) || why.Reason != reason.FrameRate || !why.Remote {
+			t.Errorf("ended by %v, want the peer's reason", err)
+		}
+	})
 }

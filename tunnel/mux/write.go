@@ -212,6 +212,7 @@ func (s *Session) lead(p *pending) error {
 		next := s.passOn(err)
 		w.mu.Unlock()
 		if err != nil {
+			s.hear()
 			s.fail(&ClosedError{Reason: reason.TunnelClosed, Remote: true, Cause: err}, false)
 			return errClosed
 		}
@@ -343,6 +344,17 @@ func (w *writer) since(last *uint64) (stalled, quiet bool) {
 	same := n == *last
 	*last = n
 	return same && n&1 == 1, same && n&1 == 0
+}
+
+// hear gives the reader a moment to come to the peer's last record, which may be
+// there although nothing can be sent any more: it says why.
+func (s *Session) hear() {
+	moment := time.NewTimer(s.cfg.Farewell)
+	defer moment.Stop()
+	select {
+	case <-s.done:
+	case <-moment.C:
+	}
 }
 
 // goodbye writes the last record, if there is time, and closes the carrier.
