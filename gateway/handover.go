@@ -28,6 +28,7 @@ import (
 //
 //	new process                       old process
 //	keys, configuration  ─ask──▶
+//	                                  0 tells HTTP/3 clients to go away, closes their connections
 //	                                  1 accepts no more: what comes waits in the kernel
 //	                                  2 closes the links, the outbox, the state folder;
 //	                                    its audit records go to the new process from here on
@@ -42,6 +43,7 @@ const (
 	takeOverPath  = "/takeover"
 	takeOverLimit = 30 * time.Second       // for the old process to let go
 	afterGlow     = 200 * time.Millisecond // for the first request on a connection that was accepted
+	leaveQUIC     = 300 * time.Millisecond // for HTTP/3 requests in flight; TCP is accepted meanwhile
 	maxSockets    = 64
 )
 
@@ -112,6 +114,7 @@ func (g *Gateway) handOver(c *net.UnixConn, stop func() error) error {
 		}
 		o.Listen = append(o.Listen, g.site.Load().cfg.Listen[i])
 	}
+	g.proxy.LeaveQUIC(leaveQUIC)
 	g.port.StopAccepting() // 1
 	err := stop()          // 2
 	if g.link != nil {

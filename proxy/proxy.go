@@ -320,6 +320,10 @@ func (p *Proxy) ServeConn(ctx context.Context, c *Conn) {
 // HTTP/3 is. It is called before Run; an empty value says nothing.
 func (p *Proxy) Advertise(altSvc string) { p.altSvc = altSvc }
 
+// LeaveQUIC ends the HTTP/3 connections, of which what is in flight has limit to
+// end, and takes no more.
+func (p *Proxy) LeaveQUIC(limit time.Duration) { p.h3.Leave(limit) }
+
 // ServeQUIC serves the HTTP/3 connection q, of which c says the rest, and blocks
 // until it is closed. It is the proxy's from here on.
 func (p *Proxy) ServeQUIC(q *quic.Conn, c *Conn) {

@@ -245,6 +245,7 @@ func (p *Port) Run(ctx context.Context, listeners ...net.Listener) error {
 	handed := context.AfterFunc(p.accepts, func() {
 		closeAll()
 		for _, u := range p.packets { // their ports are needed; peers connect again
+			u.farewell()
 			u.close()
 		}
 		p.closed.Done()

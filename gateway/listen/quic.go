@@ -266,6 +266,16 @@ func (u *packets) failed(g *guest, err error) {
 	u.p.tellFailed(g.conn.Remote, &g.conn, err)
 }
 
+// farewell says goodbye to the tunnels, so that their agents come back at once.
+func (u *packets) farewell() {
+	var all sync.WaitGroup // each takes until its last packet is sent
+	u.wide.Range(func(q, _ any) bool {
+		all.Go(func() { _ = q.(*quic.Conn).CloseWithError(0, "") })
+		return true
+	})
+	all.Wait()
+}
+
 // close ends every connection, and waits.
 func (u *packets) close() {
 	_ = u.tr.Close()

@@ -1,6 +1,10 @@
 package h2
 
-import "strconv"
+import (
+	"strconv"
+
+	"github.com/yumen-zt/yumen/proxy/exchange"
+)
 
 // Fields of answers are encoded (RFC 7541) without the dynamic table: what
 // answers have in common is in the static one, what they have not, such as
@@ -46,7 +50,7 @@ func appendField(b []byte, name, value string) []byte {
 	} else {
 		b = append(appendInt(append(b, kind), 0, 7, len(name)), name...)
 	}
-	return append(appendInt(b, 0, 7, len(value)), clean(value)...)
+	return append(appendInt(b, 0, 7, len(value)), exchange.Clean(value)...)
 }
 
 // appendInt appends n with a prefix of so many bits (RFC 7541 §5.1).

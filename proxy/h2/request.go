@@ -151,7 +151,7 @@ func (s *stream) read(b *block) bool {
 		}
 		x.Header = append(x.Header, exchange.Field{Name: h.Name, Value: h.Value})
 	}
-	x.Header = joinCookies(x.Header)
+	x.Header = exchange.JoinCookies(x.Header)
 	s.fields = x.Header
 	x.Proto = "HTTP/2.0"
 	if protocol != "" {
@@ -171,23 +171,6 @@ func (s *stream) read(b *block) bool {
 		x.Trailer = s.announced
 	}
 	return true
-}
-
-// joinCookies makes one field of the parts of Cookie (RFC 9113 §8.2.3).
-func joinCookies(h exchange.Header) exchange.Header {
-	first := -1
-	out := h[:0]
-	for _, f := range h {
-		if f.Name == "cookie" {
-			if first >= 0 {
-				out[first].Value += "; " + f.Value
-				continue
-			}
-			first = len(out)
-		}
-		out = append(out, f)
-	}
-	return out
 }
 
 // announced returns the trailer fields that the head has announced.

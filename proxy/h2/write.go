@@ -151,19 +151,6 @@ func (c *conn) fields(h exchange.Header) {
 	}
 }
 
-// clean makes spaces of control characters.
-func clean(v string) string {
-	if !exchange.HasControl(v) {
-		return v
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, v)
-}
-
 // lower returns name in lower case, without memory of its own for usual names.
 func lower(name string) string {
 	for i := 0; i < len(name); i++ {

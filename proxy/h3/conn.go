@@ -236,6 +236,13 @@ func (c *conn) drain() {
 	}
 }
 
+// busy reports whether a walk goes on.
+func (c *conn) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.streams > 0
+}
+
 // leave tells the client so. mu is held.
 func (c *conn) leave() {
 	c.leaving = true

@@ -91,11 +91,12 @@ func (c *conn) readControl(r *reader) error {
 	if err := readSettings(r, n); err != nil {
 		return err
 	}
-	for {
+	for frames := 0; ; frames++ {
 		t, n, err := r.header()
 		if err != nil {
 			return err
 		}
+		r.unknown = max(0, frames-perRequest*c.requests())
 		switch {
 		case t == frameGoAway, t == frameMaxPushID, t == frameCancelPush:
 			err = c.pushID(r, t, n)
@@ -108,6 +109,13 @@ func (c *conn) readControl(r *reader) error {
 			return err
 		}
 	}
+}
+
+// requests returns how many there were.
+func (c *conn) requests() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int(c.next / 4)
 }
 
 // pushID reads a frame that is one identifier. Nothing is ever pushed.

@@ -83,6 +83,7 @@ func forbiddenFrame(t uint64) bool { return t == 0x2 || t == 0x6 || t == 0x8 || 
 const (
 	maxUnknown      = 100
 	maxUnknownBytes = 16 << 10
+	perRequest      = 4 // further ones on the control stream for each request, such as its priority (RFC 9218 §7)
 )
 
 // reader reads frames of one stream.
@@ -109,6 +110,25 @@ func within(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// firstBlock is how much room a field section has before any of it has come.
+const firstBlock = 1 << 10
+
+// block reads n bytes. It holds about as much as has come, whatever n says: a
+// client must send what it makes us keep.
+func (r *reader) block(n int) ([]byte, error) {
+	b := make([]byte, 0, min(n, firstBlock))
+	for len(b) < n {
+		if len(b) == cap(b) {
+			b = append(make([]byte, 0, min(2*len(b), n)), b...)
+		}
+		m, err := r.Read(b[len(b):cap(b)])
+		if b = b[:len(b)+m]; err != nil && len(b) < n {
+			return nil, err
+		}
+	}
+	return b, nil
 }
 
 // skip passes over a frame of an unknown type (RFC 9114 §9).

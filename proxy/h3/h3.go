@@ -16,6 +16,7 @@ package h3
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -82,6 +83,30 @@ func (s *Server) Run(ctx context.Context) error {
 	<-gone
 	return nil
 }
+
+// Leave ends every connection while Run goes on: clients are told to go away,
+// what is in flight has limit to end, and then each hears that its connection is
+// closed, and that nothing was amiss. None is taken after it.
+func (s *Server) Leave(limit time.Duration) {
+	s.mu.Lock()
+	s.ended = true
+	var all []*conn
+	for c := range s.conns {
+		c.drain()
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for end := time.Now().Add(limit); slices.ContainsFunc(all, (*conn).busy) && time.Now().Before(end); {
+		time.Sleep(leaveLook)
+	}
+	var closing sync.WaitGroup // each takes until its last packet is sent
+	for _, c := range all {
+		closing.Go(func() { c.fail(errNo) })
+	}
+	closing.Wait()
+}
+
+const leaveLook = 5 * time.Millisecond
 
 // ServeConn serves q, of which c says the rest, and blocks until it is closed.
 // c has no net.Conn: bytes travel on streams alone. The end of Run is the end of

@@ -53,8 +53,8 @@ func (s *stream) fields(n uint64) (fields exchange.Header, large bool, err error
 	if n > uint64(most) {
 		return nil, true, nil
 	}
-	block := make([]byte, n)
-	if _, err := io.ReadFull(s.r.Reader, block); err != nil {
+	block, err := s.r.block(int(n))
+	if err != nil {
 		return nil, false, within(err)
 	}
 	next := qpack.NewDecoder().Decode(block)
@@ -168,7 +168,7 @@ func (s *stream) request(fields exchange.Header) error {
 func (s *stream) regular(fields exchange.Header) error {
 	x := &s.x
 	x.Header = make(exchange.Header, 0, len(fields))
-	cookie := -1
+	hosts := 0
 	s.declared = -1
 	for _, f := range fields {
 		switch {
@@ -188,17 +188,18 @@ func (s *stream) regular(fields exchange.Header) error {
 					x.Announced = append(x.Announced, n)
 				}
 			}
-		case f.Name == "host" && x.Authority == "":
-			x.Authority = f.Value
-			continue
-		case f.Name == "cookie" && cookie >= 0: // RFC 9114 §4.2.1
-			x.Header[cookie].Value += "; " + f.Value
-			continue
-		case f.Name == "cookie":
-			cookie = len(x.Header)
+		case f.Name == "host":
+			if hosts++; hosts > 1 {
+				return streamError{errMessage, "Host twice"}
+			}
+			if x.Authority == "" {
+				x.Authority = f.Value
+				continue
+			}
 		}
 		x.Header = append(x.Header, f)
 	}
+	x.Header = exchange.JoinCookies(x.Header)
 	return nil
 }
 

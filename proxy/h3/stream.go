@@ -250,24 +250,13 @@ var blocks = sync.Pool{New: func() any {
 func (s *stream) section(fields func(put func(name, value string))) {
 	b := blocks.Get().(*block)
 	fields(func(name, value string) {
-		_ = b.enc.WriteField(qpack.HeaderField{Name: strings.ToLower(name), Value: clean(value)}) // into memory
+		_ = b.enc.WriteField(qpack.HeaderField{Name: strings.ToLower(name), Value: exchange.Clean(value)}) // into memory
 	})
 	_ = b.enc.Close()
 	s.out = appendFrame(s.out, frameHeaders, uint64(len(b.b)))
 	s.out = append(s.out, b.b...)
 	b.b = b.b[:0]
 	blocks.Put(b)
-}
-
-// clean makes spaces of control characters: a value never ends its line where
-// somebody passes it on over HTTP/1.1.
-func clean(v string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, v)
 }
 
 // begin appends the head of an answer. mu is held.
