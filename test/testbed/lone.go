@@ -50,6 +50,7 @@ type Lone struct {
 	*Process
 
 	apps  []App
+	more  string // further lines of gateway.yaml
 	roots *x509.CertPool
 	tlsCA crypto.Signer // issues certificates with any name
 	top   *x509.Certificate
@@ -95,6 +96,25 @@ func NewLone(o Owner, c LoneConfig) *Lone {
 	for _, a := range c.Apps {
 		hosts = append(hosts, a.Host())
 	}
+	config := filepath.Join(dir, "gateway.yaml")
+	l.more = c.Gateway
+	err = errors.Join(webCertificate(l.CA, dir, hosts), os.WriteFile(filepath.Join(dir, "passphrase"), append(pass, '\n'), 0o600))
+	if err != nil {
+		o.Fatalf("%v", err)
+	}
+	l.Rewrite(c.Apps)
+	l.PutGrants(l.Grants(1, c.Grants...))
+	l.PutPolicies(l.Policies(1, c.Policies...))
+	l.Audit, l.Admin = AuditFile{Gateway: config}, adminsock.NewClient(filepath.Join(dir, "state", "admin.sock"))
+	l.Process = Run(o, "lone gateway", "gateway", "run", "-c", config)
+	l.until(30*time.Second, func() error { _, err := l.Status(); return err })
+	return l
+}
+
+// Rewrite writes the configuration anew, with these applications. It counts after
+// a reload.
+func (l *Lone) Rewrite(apps []App) {
+	l.o.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, `listen: [%q, %q]
 keys: {dir: keys, passphrase_file: passphrase}
@@ -102,21 +122,11 @@ certificates: [{cert_file: site.crt, key_file: site.key}]
 lists: {grants: grants.list, policies: policies.list}
 metrics: {listen: %q}
 `, Loopback(false, l.Port), Loopback(true, l.Port), l.Metrics)
-	writeApps(&b, c.Apps)
-	b.WriteString(c.Gateway)
-	config := filepath.Join(dir, "gateway.yaml")
-	err = errors.Join(webCertificate(l.CA, dir, hosts),
-		os.WriteFile(filepath.Join(dir, "passphrase"), append(pass, '\n'), 0o600),
-		os.WriteFile(config, []byte(b.String()), 0o600))
-	if err != nil {
-		o.Fatalf("%v", err)
+	writeApps(&b, apps)
+	b.WriteString(l.more)
+	if err := os.WriteFile(filepath.Join(l.Dir, "gateway", "gateway.yaml"), []byte(b.String()), 0o600); err != nil {
+		l.o.Fatalf("%v", err)
 	}
-	l.PutGrants(l.Grants(1, c.Grants...))
-	l.PutPolicies(l.Policies(1, c.Policies...))
-	l.Audit, l.Admin = AuditFile{Gateway: config}, adminsock.NewClient(filepath.Join(dir, "state", "admin.sock"))
-	l.Process = Run(o, "lone gateway", "gateway", "run", "-c", config)
-	l.until(30*time.Second, func() error { _, err := l.Status(); return err })
-	return l
 }
 
 // openCA gets at the key of the TLS root, for certificates that the laboratory
