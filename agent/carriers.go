@@ -197,11 +197,20 @@ func why(order []string, faults []error) string {
 
 // carried is a tunnel that knows its carrier.
 type carried struct {
-	*carrier.Client
+	ends
 	state channel.State
 	rank  int    // in the dialer's carriers; 0 is the best
 	lost  string // why it is not a better one
 	way   spa.Way
+}
+
+// ends is a [carrier.Client], or a [carrier.Bundle] of several.
+type ends interface {
+	Open(ctx context.Context, network string, m *wire.AccessRequest) (net.Conn, error)
+	Renew(ctx context.Context, m *wire.Renewal) error
+	Done() <-chan struct{}
+	Err() error
+	Close() error
 }
 
 // Carrier implements [Tunnel].

@@ -32,6 +32,7 @@ type Config struct {
 	Crypto          profile.Config         `yaml:"crypto"`            // profile: gm, mixed (default: own links run over TLCP) or intl
 	Carrier         string                 `yaml:"carrier"`           // of tunnels: tlcp, tls, quic, or auto for the best that works; default: tlcp, with the profile intl tls
 	SealTunnels     bool                   `yaml:"seal_tunnels"`      // run tunnels over TLS and QUIC inside TLCP (SM4-GCM); default false
+	Connections     int                    `yaml:"connections"`       // TCP connections of a tunnel: more than one keep a loss from delaying every flow; 1 to 4, default 1
 	Permit          []spa.Way              `yaml:"permit"`            // how first packets show a gateway's permit over TCP, in the order they are tried: syn, knock; default knock
 	User            string                 `yaml:"user"`              // userId that `agent login` offers; optional
 	SOCKS5          []string               `yaml:"socks5"`            // loopback addresses; default 127.0.0.1:1080
@@ -57,6 +58,9 @@ type Config struct {
 	Dialer   Dialer                     `yaml:"-"` // default: tunnels by the carrier
 	Sealer   StateKey                   `yaml:"-"` // signs the state file; default: the key "sign"
 }
+
+// maxConnections is the most TCP connections of a tunnel.
+const maxConnections = 4
 
 // Forward is a local address whose every connection goes to one application.
 type Forward struct {
@@ -119,6 +123,9 @@ func (c *Config) setDefaults() {
 	if c.MaxFlows == 0 {
 		c.MaxFlows = 1024
 	}
+	if c.Connections == 0 {
+		c.Connections = 1
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -154,6 +161,9 @@ func (c *Config) Validate() error {
 	}
 	if c.User != "" && len(c.User) > 11 {
 		fault("user", "%d characters, at most 11 (Table 16)", len(c.User))
+	}
+	if c.Connections < 0 || c.Connections > maxConnections {
+		fault("connections", "%d is not between 1 and %d", c.Connections, maxConnections)
 	}
 	if c.MaxFlows < 1 || c.MaxFlows > 65536 {
 		fault("max_flows", "%d is not between 1 and 65536", c.MaxFlows)

@@ -58,7 +58,7 @@ func (a *Agent) connectParts() error {
 	}
 	a.link, a.dialer = link, c.Dialer
 	if a.dialer == nil {
-		if a.dialer, err = newGatewayDialer(keys, a.id, c.carriers(), c.SealTunnels, a.permits, c.Now); err != nil {
+		if a.dialer, err = newGatewayDialer(keys, a.id, c, a.permits); err != nil {
 			return err
 		}
 	}
@@ -125,6 +125,7 @@ type gatewayDialer struct {
 	seal     bool     // TLCP inside those by TLS
 	tlcp     *channel.Client
 	tls      *channel.Client
+	conns    int           // of a tunnel over TCP
 	climb    time.Duration // before a better carrier is tried again at first
 	messages *smx509.CertPool
 	sender   envelope.Sender
@@ -133,8 +134,9 @@ type gatewayDialer struct {
 	permits  *permits
 }
 
-func newGatewayDialer(keys *keystore.Store, id Identity, carriers []string, seal bool, permits *permits, now func() time.Time) (*gatewayDialer, error) {
-	d := &gatewayDialer{carriers: carriers, seal: seal, now: now, climb: climbFirst, permits: permits}
+func newGatewayDialer(keys *keystore.Store, id Identity, c *Config, permits *permits) (*gatewayDialer, error) {
+	now := c.Now
+	d := &gatewayDialer{carriers: c.carriers(), seal: c.SealTunnels, conns: c.Connections, now: now, climb: climbFirst, permits: permits}
 	if err := d.openChannels(keys); err != nil {
 		return nil, err
 	}
@@ -176,7 +178,12 @@ func (d *gatewayDialer) dial(ctx context.Context, order []string, gw wire.Gatewa
 	if err != nil {
 		return nil, err
 	}
-	t, err := carrier.Connect(ctx, conn, carrier.ClientConfig{
+	name := order[rank]
+	several := d.conns > 1 && name != carrier.NameQUIC
+	if several {
+		hello.Tunnel = carrier.NewTunnelName()
+	}
+	cfg := carrier.ClientConfig{
 		Identity: hello,
 		Notices:  notices,
 		Hello: func(h wire.TunnelHello) ([]byte, error) {
@@ -187,11 +194,27 @@ func (d *gatewayDialer) dial(ctx context.Context, order []string, gw wire.Gatewa
 			ext := map[string]jsontext.Value{wire.ExtSigner: d.chain}
 			return d.sender.Seal(envelope.Header{MsgType: wire.TypeHello, Receiver: gw.ID, Ext: ext}, body, enc)
 		},
-	})
+	}
+	c, err := carrier.Connect(ctx, conn, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return carried{t, conn.State(), rank, lost, by[order[rank]].way}, nil
+	t := carried{c, conn.State(), rank, lost, by[name].way}
+	if several {
+		t.ends = carrier.NewBundle(c, carrier.BundleConfig{
+			Connections: d.conns, Token: hello.AuthToken,
+			Join: func(ctx context.Context, token string) (*carrier.Client, error) {
+				conn, err := d.dialBy(ctx, name, gw, addr, &shown{permit: gw.Permit})
+				if err != nil {
+					return nil, err
+				}
+				more := cfg
+				more.Identity.AuthToken, more.Identity.Join = token, true
+				return carrier.Connect(ctx, conn, more)
+			},
+		})
+	}
+	return t, nil
 }
 
 // encCert returns the certificate to seal for gw with, checked up to the

@@ -226,7 +226,7 @@ func labAgent(t testing.TB, ca *lab.CA, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.a.dialer, err = newGatewayDialer(store, r.a.id, r.a.cfg.carriers(), r.a.cfg.SealTunnels, &permits{}, r.a.cfg.Now); err != nil {
+	if r.a.dialer, err = newGatewayDialer(store, r.a.id, &r.a.cfg, &permits{}); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -50,7 +50,8 @@ func (t *tunnel) Open(f *mux.Flow, sealed []byte) {
 	if f.Datagrams() {
 		x.network = "udp"
 	}
-	if t.mux.Stats().Flows > t.srv.cfg.Limits.Flows {
+	if t.open.Add(1) > int64(t.srv.cfg.Limits.Flows) {
+		t.open.Add(-1)
 		t.interfaceAudit("T12", reason.FlowLimit, t.userID)
 		x.refuse(access.Refusal{Reason: reason.FlowLimit})
 		return
@@ -58,6 +59,7 @@ func (t *tunnel) Open(f *mux.Flow, sealed []byte) {
 	t.flows.Add(1)
 	go func() {
 		defer t.flows.Done()
+		defer t.open.Add(-1)
 		x.serve(body)
 	}()
 }

@@ -67,7 +67,7 @@ func (s *Server) find(sel access.Selector) []*tunnel {
 	}
 	var out []*tunnel
 	for t := range from {
-		if t.ready.Load() && matches(sel.DeviceID, t.id.Device) && matches(sel.UserID, t.userID) && matches(sel.AgentID, t.id.Agent) && matches(sel.SessionID, t.key) {
+		if t.ready.Load() && len(t.links) > 0 && t.links[0] == t && matches(sel.DeviceID, t.id.Device) && matches(sel.UserID, t.userID) && matches(sel.AgentID, t.id.Agent) && matches(sel.SessionID, t.key) {
 			out = append(out, t)
 		}
 	}
@@ -95,19 +95,26 @@ func (t *tunnel) tell(a alert.Alert) {
 	}
 }
 
-// send sends the JSON of Table 15, within the tunnel's allowance.
+// send sends the JSON of Table 15, within the tunnel's allowance: over t, or
+// over another connection when that is ending.
 func (t *tunnel) send(body []byte) bool {
 	if !t.ready.Load() || !t.mayTell(t.srv.cfg.Now()) {
 		return false
 	}
-	if t.seal.Seal(carrier.Notice, body, t.mux.Send) != nil {
-		return false
+	if t.seal.Seal(carrier.Notice, body, t.mux.Send) == nil {
+		t.srv.metrics.notices.Inc()
+		return true
 	}
-	t.srv.metrics.notices.Inc()
-	return true
+	for _, l := range t.connections() {
+		if l != t && l.seal.Seal(carrier.Notice, body, l.mux.Send) == nil {
+			t.srv.metrics.notices.Inc()
+			return true
+		}
+	}
+	return false
 }
 
-func (t *tunnel) mayTell(now time.Time) bool {
+func (t *shared) mayTell(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.noticeAt.IsZero() {

@@ -28,43 +28,56 @@ import (
 // place: requests may be under way.
 const rotation = 60 * time.Second
 
-// tunnel is one agent's tunnel.
+// tunnel is one connection of an agent's tunnel: the only one, but for agents
+// that want several. What belongs to the tunnel as a whole stands in shared.
 type tunnel struct {
-	srv   *Server
+	*shared // one's own until the hello asks to join; changed under srv.mu, before ready
+
 	conn  Conn
-	key   string // the session's id
-	id    certid.Identity
-	since time.Time
 	mux   *mux.Session
 	flows sync.WaitGroup
 
-	userID string // guarded by srv.mu until the hello is accepted, then read only
-
 	// Set by the hello, on the reader's goroutine, before the mux lets flows in.
-	seal    *carrier.Sealer
-	session *access.Session
+	seal *carrier.Sealer
 
-	ready   atomic.Bool  // the hello was accepted: seal and session are set
-	leaving atomic.Bool  // the agent was told that the tunnel ends
-	renewed atomic.Int64 // UnixNano of the hello or the last accepted Table 14
-	in, out atomic.Int64 // bytes of ended flows
+	ready atomic.Bool // the hello was accepted: seal and session are set
 
-	at   netip.Addr // of review alone: where the agent was seen last, once it has moved
-	away bool       // of review alone: it has moved
-
-	mu       sync.Mutex
-	live     map[*flow]struct{} // guarded by mu; on a carrier that may move
-	newest   time.Time          // guarded by mu; updateTime of the last accepted Table 14
-	previous string             // guarded by mu; the token before the present one
-	until    time.Time          // guarded by mu; it counts so long
-	notices  float64            // guarded by mu; how many more may go now
-	noticeAt time.Time          // guarded by mu
+	at   netip.Addr         // of review alone: where the agent was seen last, once it has moved
+	away bool               // of review alone: it has moved
+	live map[*flow]struct{} // guarded by mu; on a carrier that may move
 }
 
-// ServeConn serves one tunnel until it ends or ctx does, and closes c. It
-// returns why, a [*mux.ClosedError], after every goroutine of the tunnel.
+// shared is an agent's tunnel: who it is of, its session and its renewals.
+type shared struct {
+	srv   *Server
+	key   string // the session's id
+	id    certid.Identity
+	since time.Time
+
+	name   string    // which its other connections say; "" for a tunnel of one; guarded by srv.mu
+	links  []*tunnel // guarded by srv.mu; whose hello was accepted, the oldest first
+	userID string    // guarded by srv.mu until the hello is accepted, then read only
+
+	session *access.Session // set by the first hello, before ready
+
+	leaving atomic.Bool  // the agent was told that the tunnel ends
+	renewed atomic.Int64 // UnixNano of the hello or the last accepted Table 14
+	open    atomic.Int64 // flows
+	in, out atomic.Int64 // bytes of ended flows
+
+	mu       sync.Mutex
+	newest   time.Time // guarded by mu; updateTime of the last accepted Table 14
+	previous string    // guarded by mu; the token before the present one
+	until    time.Time // guarded by mu; it counts so long
+	notices  float64   // guarded by mu; how many more may go now
+	noticeAt time.Time // guarded by mu
+}
+
+// ServeConn serves one connection of a tunnel until it ends or ctx does, and
+// closes c. It returns why, a [*mux.ClosedError], after every goroutine of the
+// connection.
 func (s *Server) ServeConn(ctx context.Context, c Conn) error {
-	t := &tunnel{srv: s, conn: c, since: s.cfg.Now(), key: newKey(), notices: noticeBurst}
+	t := &tunnel{conn: c, shared: &shared{srv: s, since: s.cfg.Now(), key: newKey(), notices: noticeBurst}}
 	t.renewed.Store(t.since.UnixNano())
 	mc := s.mux
 	mc.Handler = t
@@ -85,8 +98,12 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	if errors.As(err, &ce) {
 		r = ce.Reason
 	}
-	if t.ready.Load() {
+	switch last := s.unlink(t); {
+	case !t.ready.Load():
+	case last:
 		s.cfg.Access.Close(t.session, r)
+	case ce != nil && !ce.Remote && abuse(r):
+		t.close(r) // who breaks a rule on one connection loses the others, too
 	}
 	t.flows.Wait()
 	t.ended(ce)
@@ -171,9 +188,13 @@ func (t *tunnel) hello(raw []byte) reason.Reason {
 		_ = t.reply(r)
 		return r.Public()
 	}
-	s.known(t, t.session.Facts().UserID)
-	t.renewed.Store(s.cfg.Now().UnixNano())
+	if !h.Join {
+		t.renewed.Store(s.cfg.Now().UnixNano())
+	}
 	t.ready.Store(true)
+	if s.known(t, h); t.session.Reason() != reason.OK {
+		return t.session.Reason().Public() // it ended meanwhile, and may not have seen us
+	}
 	t.mux.Establish()
 	s.metrics.hellos.Inc()
 	return t.reply(reason.OK)
@@ -188,6 +209,9 @@ func (t *tunnel) admit(h *wire.TunnelHello) (r reason.Reason) {
 		return reason.DeviceMismatch
 	case h.AuthToken == "" || h.UserID == "":
 		return reason.LoginRequired
+	}
+	if h.Join {
+		return t.join(h)
 	}
 	t.session, r = t.srv.cfg.Access.Attach(policy.Facts{
 		SessionID: t.key, UserID: h.UserID, DeviceID: t.id.Device, AgentID: t.id.Agent, Token: h.AuthToken,
@@ -228,7 +252,7 @@ func (t *tunnel) renew(body []byte) (r reason.Reason) {
 }
 
 // tokenCounts reports whether token is the session's.
-func (t *tunnel) tokenCounts(token string) bool {
+func (t *shared) tokenCounts(token string) bool {
 	if token == "" {
 		return false
 	}
@@ -284,7 +308,7 @@ func (t *tunnel) farewell(r reason.Reason) {
 		t.srv.cfg.Alerts.Raise(a)
 	}
 	t.tell(a)
-	t.mux.Close(r.Public())
+	t.close(r.Public())
 }
 
 // ended accounts for a tunnel that is over.
@@ -296,7 +320,7 @@ func (t *tunnel) ended(ce *mux.ClosedError) {
 	s.metrics.closed.WithLabelValues(ce.Reason.String()).Inc()
 	switch {
 	case ce.Remote:
-	case ce.Reason == reason.FrameMalformed, ce.Reason == reason.BudgetExceeded, ce.Reason == reason.FrameRate, ce.Reason == reason.MessageSealed:
+	case abuse(ce.Reason):
 		s.cfg.Alerts.Raise(alert.Alert{Code: alert.TunnelAbuse, Time: s.cfg.Now(), Reason: ce.Reason, UserID: t.userID, DeviceID: t.id.Device, Remote: t.remote().String()})
 	}
 	s.log.Info("tunnel closed", zap.String("session_id", t.key), zap.String("agent_id", t.id.Agent), zap.String("device_id", t.id.Device),
@@ -314,15 +338,4 @@ func (t *tunnel) interfaceAudit(object string, r reason.Reason, user string) {
 		SessionID: t.key, Object: object, Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite, Remote: t.remote().String(),
 		Allowed: r == reason.OK, Result: r.String(), Code: r,
 	})
-}
-
-func (t *tunnel) info() Info {
-	st := t.mux.Stats()
-	t.srv.mu.Lock()
-	user := t.userID
-	t.srv.mu.Unlock()
-	return Info{
-		ID: t.key, AgentID: t.id.Agent, DeviceID: t.id.Device, UserID: user, Remote: t.remote(), Protocol: t.conn.Protocol.String(), Suite: t.conn.Suite,
-		Since: t.since, Renewed: time.Unix(0, t.renewed.Load()), Flows: st.Flows, BytesIn: t.in.Load(), BytesOut: t.out.Load(), Datagrams: st.Dropped,
-	}
 }

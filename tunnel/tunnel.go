@@ -40,6 +40,7 @@ import (
 type Limits struct {
 	Tunnels     int           `yaml:"tunnels"`      // in all; default 100000
 	PerDevice   int           `yaml:"per_device"`   // tunnels of one device; default 4
+	Connections int           `yaml:"connections"`  // of one tunnel at once; default 4
 	Flows       int           `yaml:"flows"`        // of one tunnel at once; default 1024
 	Window      int           `yaml:"window"`       // credit of a flow, bytes; default 256 KiB
 	Budget      int           `yaml:"budget"`       // credit of a tunnel's flows, bytes; default 16 MiB
@@ -56,6 +57,7 @@ func (l *Limits) setDefaults() {
 	}
 	set(&l.Tunnels, 100_000)
 	set(&l.PerDevice, 4)
+	set(&l.Connections, 4)
 	set(&l.Flows, 1024)
 	set(&l.Window, 256<<10)
 	set(&l.Budget, 16<<20)
@@ -77,6 +79,7 @@ func (l Limits) Validate() error {
 	}
 	check("tunnels", l.Tunnels > 0, "below 1")
 	check("per_device", l.PerDevice > 0, "below 1")
+	check("connections", l.Connections > 0, "below 1")
 	check("flows", l.Flows > 0 && l.Flows <= 1<<20, "not between 1 and 1048576")
 	check("window", l.Window >= 16<<10 && l.Window <= 1<<30, "not between 16 KiB and 1 GiB")
 	check("budget", l.Budget >= 0, "negative")
@@ -224,20 +227,12 @@ func (s *Server) join(t *tunnel) reason.Reason {
 	switch {
 	case s.closed:
 		return reason.Shutdown
-	case len(s.tunnels) >= s.cfg.Limits.Tunnels, len(s.byDevice[t.id.Device]) >= s.cfg.Limits.PerDevice:
-		return reason.TunnelLimit
+	case len(s.tunnels) >= s.cfg.Limits.Tunnels, distinct(s.byDevice[t.id.Device]) >= s.cfg.Limits.PerDevice:
+		return reason.TunnelLimit // also for one that may turn out to join another
 	}
 	s.tunnels[t] = struct{}{}
 	put(s.byDevice, t.id.Device, t)
 	return reason.OK
-}
-
-// known files t under its user.
-func (s *Server) known(t *tunnel, user string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t.userID = user
-	put(s.byUser, user, t)
 }
 
 func (s *Server) leave(t *tunnel) {
@@ -277,13 +272,6 @@ type Info struct {
 	BytesIn   int64          `json:"bytesIn"`  // from the agent, of ended flows
 	BytesOut  int64          `json:"bytesOut"` // to the agent, of ended flows
 	Datagrams uint64         `json:"datagramsDropped"`
-}
-
-// Tunnels returns the open tunnels, in no order.
-func (s *Server) Tunnels() []Info {
-	var out []Info
-	for _, t := range s.all(nil) {
-		out = append(out, t.info())
-	}
-	return out
+	// Connections of the tunnel; Remote, Protocol and Suite are the oldest one's.
+	Connections int `json:"connections"`
 }

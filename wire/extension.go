@@ -224,6 +224,10 @@ type TunnelHello struct {
 	AuthToken string `json:"authToken"`
 	Key       []byte `json:"key"` // 16 bytes
 	Version   int    `json:"version"`
+	// Tunnel names a tunnel that may have several connections: 16 random bytes of
+	// the agent's, in the hello of each. Join asks to be another connection of it.
+	Tunnel []byte `json:"tunnel,omitempty"`
+	Join   bool   `json:"join,omitempty"`
 }
 
 // String hides the key and the token.

@@ -24,7 +24,8 @@ type Session struct {
 
 	established atomic.Bool   // the gateway's side: the hello was accepted
 	alive       atomic.Bool   // a byte came since the last tick
-	granted     atomic.Int64  // taken from cfg.Budget
+	granted     atomic.Int64  // taken from cfg.Budget, by whoever shares ours
+	budget      *atomic.Int64 // ours, or that of the session whose budget is shared
 	sent        atomic.Uint64 // bytes of DATA and DATAGRAM
 	dropped     atomic.Uint64 // datagrams that found their queue full
 	trip        atomic.Int64  // the carrier's round trip, as it was at tripAt
@@ -65,6 +66,7 @@ func newSession(conn net.Conn, cfg Config, client bool) *Session {
 	s.opens, s.pings = newBucket(cfg.OpenBurst), newBucket(cfg.PingBurst)
 	s.msgs, s.wins = newBucket(cfg.MessageBurst), newBucket(cfg.WindowRate)
 	s.dg, _ = conn.(datagramCarrier)
+	s.budget = &s.granted
 	s.wr.released.L = &s.wr.mu
 	s.wg.Add(1) // goodbye's, from the start: others may add while Run waits
 	return s
@@ -100,6 +102,11 @@ func (s *Session) Establish() {
 	_ = s.conn.SetReadDeadline(time.Time{})
 	s.established.Store(true)
 }
+
+// ShareBudget has the flows of s take their credit from the budget of o, which
+// belongs to the same tunnel over another connection. Call it before the first
+// flow, from [Handler].Message.
+func (s *Session) ShareBudget(o *Session) { s.budget = o.budget }
 
 // Close ends the tunnel: every flow is reset with r here, the peer is told r,
 // and the carrier is closed after at most Config.Farewell. It does not wait.
@@ -216,17 +223,17 @@ func (s *Session) roundTrip(now time.Time) time.Duration {
 }
 
 // left is what of the budget is not taken.
-func (s *Session) left() int { return s.cfg.Budget - int(s.granted.Load()) }
+func (s *Session) left() int { return s.cfg.Budget - int(s.budget.Load()) }
 
 // borrow takes up to want bytes of credit from the budget.
 func (s *Session) borrow(want int) int {
 	for {
-		have := s.granted.Load()
+		have := s.budget.Load()
 		n := min(int64(want), int64(s.cfg.Budget)-have)
 		if n <= 0 {
 			return 0
 		}
-		if s.granted.CompareAndSwap(have, have+n) {
+		if s.budget.CompareAndSwap(have, have+n) {
 			return int(n)
 		}
 	}
@@ -235,7 +242,7 @@ func (s *Session) borrow(want int) int {
 // giveBack returns what a window took beyond its guaranteed part.
 func (s *Session) giveBack(window int) {
 	if n := window - s.cfg.MinWindow; n > 0 {
-		s.granted.Add(-int64(n))
+		s.budget.Add(-int64(n))
 	}
 }
 
@@ -285,7 +292,7 @@ func (s *Session) tick() {
 // Stats is a picture of a session.
 type Stats struct {
 	Flows   int    // whose owner is not done
-	Credit  int64  // bytes taken from the budget
+	Credit  int64  // bytes taken from the budget, by all that share it
 	Sent    uint64 // bytes of DATA and DATAGRAM
 	Dropped uint64 // datagrams
 }
@@ -294,5 +301,5 @@ type Stats struct {
 func (s *Session) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Flows: s.live, Credit: s.granted.Load(), Sent: s.sent.Load(), Dropped: s.dropped.Load()}
+	return Stats{Flows: s.live, Credit: s.budget.Load(), Sent: s.sent.Load(), Dropped: s.dropped.Load()}
 }
