@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -221,12 +222,33 @@ func (s *Server) message(kind, msgType string, f func(context.Context, *call) an
 			}
 			a = refuse(replyType, why, causeOf(err))
 		} else if repeated {
-			a = unpack(kept)
-			a.detail = "repeat"
+			a = s.repeat(r.Context(), unpack(kept), &call{p, m}, f)
 			s.stats.repeats.Add(1)
 		}
 		s.finish(w, p, m, msgType, a)
 	}
+}
+
+// repeat returns the answer to a message that had its effect before: the first
+// one. To one of an outbox it says how far that outbox is now, not then; and if
+// the first try failed here, this one counts.
+func (s *Server) repeat(ctx context.Context, a answer, c *call, f func(context.Context, *call) answer) answer {
+	a.detail = "repeat"
+	_, numbered := c.Header.Ext[wire.ExtOutbox]
+	if !numbered || c.Header.MsgType == wire.TypeOutbox && !transient(a.reason) {
+		return a
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bodyTimeout)
+	defer cancel()
+	now := s.placed(ctx, c, f)
+	if transient(a.reason) || transient(now.reason) {
+		return now
+	}
+	if a.ext = maps.Clone(a.ext); a.ext == nil {
+		a.ext = headerExt{}
+	}
+	a.ext[wire.ExtOutbox] = now.ext[wire.ExtOutbox]
+	return a
 }
 
 func causeOf(err error) string {

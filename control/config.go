@@ -36,7 +36,7 @@ type Config struct {
 	SessionLife  time.Duration `yaml:"session_life"`   // a user must sign in again after it; default 12h
 	ListLife     time.Duration `yaml:"list_life"`      // notAfter of a list, from its making; default 24h
 	AckWait      time.Duration `yaml:"ack_wait"`       // longest wait for gateways before T18 is answered; default and most 500ms
-	Heartbeat    time.Duration `yaml:"heartbeat"`      // comment on an idle push stream; default 500ms
+	Heartbeat    time.Duration `yaml:"heartbeat"`      // comment on an idle push stream; default 300ms
 	HistoryDepth int           `yaml:"history_depth"`  // changes that a push stream may lag behind or resume from; default 4096
 	PasswordHash string        `yaml:"password_hash"`  // argon2id (default) or pbkdf2-sm3
 	StrictWire   bool          `yaml:"strict"`         // the standard's letter for messages that arrive
@@ -106,7 +106,7 @@ func (c *Config) defaults() {
 	or(&c.SessionLife, 12*time.Hour)
 	or(&c.ListLife, 24*time.Hour)
 	or(&c.AckWait, 500*time.Millisecond)
-	or(&c.Heartbeat, 500*time.Millisecond)
+	or(&c.Heartbeat, 300*time.Millisecond)
 	or(&c.HistoryDepth, 4096)
 	or(&c.PasswordHash, "argon2id")
 	or(&c.EnrolLife, time.Hour)

@@ -287,3 +287,32 @@ func TestReportFileKeepsPositionsWhenItIsSetAside(t *testing.T) {
 		}
 	}
 }
+
+// A record that goes ahead of its turn and comes again in order as the same
+// message is answered with where the outbox is by then, not with the first
+// answer: its sender would believe that what came between is forgotten.
+func TestR2_ARepeatSaysHowFarTheOutboxIsNow(t *testing.T) {
+	w := newWorld(t)
+	gw := w.enrol(NewDevice{Kind: "gateway"})
+	gw.identify()
+	b := gw.box(boxID)
+	one, two, three := b.alert(1), b.alert(2), b.alert(3)
+	if status, ack := b.one(b.next(one), one); status != 200 || ack.UpTo != 1 {
+		t.Fatalf("first: status %d, %+v", status, ack)
+	}
+	if status, ack := b.one(b.ahead(three), three); status != 200 || ack.UpTo != 1 || len(ack.Ahead) != 1 {
+		t.Fatalf("third, ahead: status %d, %+v", status, ack)
+	}
+	if status, ack := b.one(b.next(two), two); status != 200 || ack.UpTo != 2 {
+		t.Fatalf("second: status %d, %+v", status, ack)
+	}
+	if status, ack := b.one(b.next(three), three); status != 200 || ack.UpTo != 3 || ack.Head != b.head.String() {
+		t.Errorf("third again, in order: status %d, %+v, want 3 with %s", status, ack, b.head)
+	}
+	if status, ack := b.one(b.ahead(two), two); status != 200 || ack.UpTo != 3 {
+		t.Errorf("second again: status %d, %+v, want 3", status, ack)
+	}
+	if got := w.kept(); strings.Join(got, " ") != "1 3 2" {
+		t.Errorf("kept %v, want each once", got)
+	}
+}

@@ -132,7 +132,7 @@ func (c *caller) exchange(ctx context.Context, client *http.Client, path, msgTyp
 func (c *caller) get(ctx context.Context, path, msgType string) (*envelope.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.timeout)
 	defer cancel()
-	resp, err := c.fetch(ctx, path, nil, twice)
+	resp, err := c.fetch(ctx, path, nil, c.pace.twice())
 	if err != nil {
 		return nil, err
 	}

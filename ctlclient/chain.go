@@ -47,8 +47,8 @@ type chain struct {
 const (
 	liveNewest    = 64
 	liveAfter     = 100 * time.Millisecond
-	alertFlights  = liveSlots / 2
-	statusFlights = liveSlots / 4
+	alertFlights  = liveSlots
+	statusFlights = liveSlots / 2
 )
 
 var (
@@ -140,15 +140,19 @@ func acksOf(m *envelope.Message, id string) (*wire.OutboxAcks, error) {
 // agree takes over where the control center stands in each class.
 func (c *chain) agree(said *wire.OutboxAcks, m *envelope.Message) error {
 	for k := range NumClasses {
-		ack := wire.OutboxAck{Class: k.String(), Head: wire.OutboxStart(c.id, c.r.sender, k.String()).String()}
-		if i := slices.IndexFunc(said.Acks, func(a wire.OutboxAck) bool { return a.Class == ack.Class }); i >= 0 {
-			ack = said.Acks[i]
-		}
-		if err := c.stand(k, ack, m); err != nil {
+		if err := c.stand(k, c.standing(said, k), m); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// standing returns where the control center says that it stands in class k.
+func (c *chain) standing(said *wire.OutboxAcks, k Class) wire.OutboxAck {
+	if i := slices.IndexFunc(said.Acks, func(a wire.OutboxAck) bool { return a.Class == k.String() }); i >= 0 {
+		return said.Acks[i]
+	}
+	return wire.OutboxAck{Class: k.String(), Head: wire.OutboxStart(c.id, c.r.sender, k.String()).String()}
 }
 
 // stand compares where the control center stands in class k with what we know.
@@ -306,6 +310,12 @@ func (c *chain) send(ctx context.Context, k Class, at place, s *stretch) error {
 	if refusedFor(acks.Acks[i].Refused, at.upTo+1, reason.MessageConflict) {
 		return c.forked(fmt.Errorf("%w: %s %d was another record there", errOutboxForked, k, at.upTo+1))
 	}
+	if there.upTo < at.upTo {
+		// The answer of a record that went ahead, as it was given then; or it has
+		// forgotten. It says which.
+		c.keep(k, at.upTo, acks.Acks[i].Ahead)
+		return c.askAgain(ctx, k)
+	}
 	if there != at { // it stands elsewhere: another message of ours, or a restart
 		if err := c.stand(k, acks.Acks[i], m); errors.Is(err, errOutboxForked) {
 			return c.forked(err)
@@ -329,6 +339,32 @@ func (c *chain) send(ctx context.Context, k Class, at place, s *stretch) error {
 		return nil
 	}
 	return fmt.Errorf("%w: it takes nothing of class %s", ErrDown, k)
+}
+
+// askAgain asks where class k stands now.
+func (c *chain) askAgain(ctx context.Context, k Class) error {
+	said, m, err := c.ask(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.stand(k, c.standing(said, k), m); errors.Is(err, errOutboxForked) {
+		return c.forked(err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// keep notes the numbers beyond upTo that the control center has ahead of their
+// turn.
+func (c *chain) keep(k Class, upTo uint64, ahead []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, text := range ahead {
+		if seq, err := strconv.ParseUint(text, 10, 64); err == nil && seq > upTo {
+			c.kept[k][seq] = true
+		}
+	}
 }
 
 func (c *chain) forked(err error) error {

@@ -55,7 +55,7 @@ func TestHedgesAreBounded(t *testing.T) {
 		var b budget
 		spend := func() (n int) {
 			for b.take() {
-				b.settle(0, 1, false)
+				b.settle(0, 1, false, false)
 				n++
 			}
 			return n
@@ -68,26 +68,26 @@ func TestHedgesAreBounded(t *testing.T) {
 			t.Errorf("%d hedges after %v, want 2", n, 2*hedgeIdle)
 		}
 		for range 50 {
-			b.settle(0, 0, true)
+			b.settle(0, 0, true, false)
 		}
-		if n := spend(); n != 10 {
-			t.Errorf("%d hedges after 50 answers in time, want 10", n)
+		if n := spend(); n != 25 {
+			t.Errorf("%d hedges after 50 answers in time, want 25", n)
 		}
 		for range 10000 {
-			b.settle(0, 0, true)
+			b.settle(0, 0, true, false)
 		}
 		if n := spend(); n != hedgeMost {
 			t.Errorf("%d hedges after many answers in time, want %d", n, hedgeMost)
 		}
-		b.settle(0, 0, true)
+		b.settle(0, 0, true, false)
 		for range 4 {
-			b.settle(0, 0, true)
+			b.settle(0, 0, true, false)
 		}
 		for range 100 { // a dead path: each is answered by its hedge
 			if !b.take() {
 				t.Fatal("a hedge that was answered first was not given back")
 			}
-			b.settle(1, 1, false)
+			b.settle(1, 1, false, false)
 		}
 		if s := b.stats(); s.Won != 100 || s.Withheld == 0 {
 			t.Errorf("counted %+v", s)

@@ -41,18 +41,18 @@ type event struct {
 // does not tell how often it beats: two heartbeats of 10 s and some.
 const silence = 25 * time.Second
 
-// leastSilence is the shortest silence that means something: a packet that was
-// lost comes again within it on a path of half a second.
-const leastSilence = 1500 * time.Millisecond
+// leastSilence is the shortest silence that means something, beside what answers
+// usually take: a packet that was lost comes again within both.
+const leastSilence = 500 * time.Millisecond
 
 // silenceOf returns how long a stream may say nothing: three of the heartbeats
 // that its control center has announced.
-func silenceOf(h http.Header) time.Duration {
+func silenceOf(h http.Header, usual time.Duration) time.Duration {
 	ms, err := strconv.Atoi(h.Get(wire.HeartbeatHeader))
 	if err != nil || ms <= 0 {
 		return silence
 	}
-	return min(max(3*time.Duration(ms)*time.Millisecond, leastSilence), silence)
+	return min(max(3*time.Duration(ms)*time.Millisecond, leastSilence+usual), silence)
 }
 
 // maxEvent bounds one event: a delta is one message.
@@ -237,7 +237,7 @@ func (st *pushStream) run(ctx context.Context) error {
 	if err := st.send(ctx, event{kind: eventOpen}); err != nil {
 		return err
 	}
-	limit := silenceOf(resp.Header)
+	limit := silenceOf(resp.Header, g.call.pace.usual())
 	watch := time.AfterFunc(limit, func() {
 		st.quiet.Store(true)
 		select {

@@ -63,15 +63,19 @@ func TestGCR002_M48_RevocationDoesNotWaitForADeadStream(t *testing.T) {
 	})
 }
 
-func TestSilenceFollowsTheAnnouncedHeartbeat(t *testing.T) {
-	for header, want := range map[string]time.Duration{
-		"": 25 * time.Second, "x": 25 * time.Second, "-5": 25 * time.Second, "0": 25 * time.Second,
-		"100": 1500 * time.Millisecond, "500": 1500 * time.Millisecond, "1000": 3 * time.Second, "60000": 25 * time.Second,
+func TestSilenceFollowsTheAnnouncedHeartbeatAndThePath(t *testing.T) {
+	for _, c := range []struct {
+		header      string
+		usual, want time.Duration
+	}{
+		{"", 0, 25 * time.Second}, {"x", 0, 25 * time.Second}, {"-5", 0, 25 * time.Second}, {"0", 0, 25 * time.Second},
+		{"100", 0, 500 * time.Millisecond}, {"300", 20 * time.Millisecond, 900 * time.Millisecond}, {"1000", 0, 3 * time.Second}, {"60000", 0, 25 * time.Second},
+		{"300", 1100 * time.Millisecond, 1600 * time.Millisecond}, {"300", time.Minute, 25 * time.Second},
 	} {
 		h := http.Header{}
-		h.Set(wire.HeartbeatHeader, header)
-		if got := silenceOf(h); got != want {
-			t.Errorf("heartbeat %q: silence %v, want %v", header, got, want)
+		h.Set(wire.HeartbeatHeader, c.header)
+		if got := silenceOf(h, c.usual); got != c.want {
+			t.Errorf("heartbeat %q, answers within %v: silence %v, want %v", c.header, c.usual, got, c.want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,12 +44,19 @@ func (p *pace) plan() [5]hedge {
 // that is all that the connection is used for. A path on which a handshake takes
 // long gets the time for it.
 func (p *pace) streams() []hedge {
-	d := max(hedgeAfter, 2*p.usual())
+	d := max(hedgeAfter, 4*p.usual())
 	return []hedge{{0, true}, {d, true}, {2 * d, true}}
 }
 
-// pace is how long answers take over kept connections: mean and deviation as
-// RFC 6298 has them for round trips. The zero value knows nothing yet.
+// twice are the tries of a request whose answer is no message: over a kept
+// connection, and when that stays silent once more.
+func (p *pace) twice() []hedge {
+	usual := p.usual()
+	return []hedge{{0, false}, {max(hedgeAfter, 2*usual), usual <= hedgeAfter}}
+}
+
+// pace is how long answers take once there is a connection: mean and deviation
+// as RFC 6298 has them for round trips. The zero value knows nothing yet.
 type pace struct {
 	mu   sync.Mutex
 	mean time.Duration // guarded by mu; 0: nothing known
@@ -76,13 +84,15 @@ func (p *pace) usual() time.Duration {
 
 // The bounds of what hedging may add to the load of a control center that is
 // merely slow. A link begins with a few hedges and earns more by answers that
-// come in time, a fifth of one each; when a hedge is answered before the tries
-// ahead of it the path was at fault, and nothing is taken for it. So a control
-// center that answers nobody in time soon gets each message once.
+// come in time, half of one each: a message of several packets on a path that
+// loses one in a hundred needs that. When a hedge is answered before the tries
+// ahead of it the path was at fault, and nothing is taken for it, nor for the
+// first message, which waits for a handshake. So a control center that answers
+// nobody in time soon gets each message once.
 const (
 	hedgeStart = 4
 	hedgeMost  = 48
-	hedgeEarns = 0.2
+	hedgeEarns = 0.5
 	hedgeIdle  = 30 * time.Second // earns one, up to hedgeStart
 )
 
@@ -115,14 +125,17 @@ func (b *budget) take() bool {
 }
 
 // settle judges a message that the n-th try has answered, after hedges tries
-// more than the first; inTime says that none was due.
-func (b *budget) settle(n, hedges int, inTime bool) {
+// more than the first; inTime says that none was due, cold that nothing was
+// known of the path.
+func (b *budget) settle(n, hedges int, inTime, cold bool) {
 	back := 0.0
 	switch {
 	case inTime:
 		back = hedgeEarns
 	case n > 0:
 		b.won.Add(1)
+		back = float64(hedges)
+	case cold:
 		back = float64(hedges)
 	}
 	b.mu.Lock()
@@ -181,7 +194,7 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 		m     *envelope.Message
 		err   error
 	}
-	plan := c.pace.plan()
+	plan, cold := c.pace.plan(), c.pace.usual() == 0
 	answers := make(chan answer, len(plan)+2)
 	own, cancel := context.WithTimeout(c.life, c.cfg.timeout)
 	gaveUp := context.AfterFunc(ctx, cancel)
@@ -194,8 +207,10 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 		tries.Add(1)
 		c.tries.Go(func() {
 			defer tries.Done()
-			began := time.Now()
-			m, err := try(own, client)
+			began := time.Now() // of the wait for the answer: there may be no connection yet
+			m, err := try(httptrace.WithClientTrace(own, &httptrace.ClientTrace{
+				GotConn: func(httptrace.GotConnInfo) { began = time.Now() },
+			}), client)
 			if answered(err) {
 				c.silences.heard()
 				if n == 0 {
@@ -233,14 +248,14 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 		case <-timer.C:
 			again()
 		case <-back:
-			if back = nil; time.Since(began) >= hedgeAfter {
+			if back = nil; time.Since(began) >= suspectAfter {
 				start(c.kept)
 			}
 		case a := <-answers:
 			running--
 			if answered(a.err) {
-				c.hedges.settle(a.n, started-1, next == 0)
-				c.leave(a.fresh)
+				c.hedges.settle(a.n, started-1, next == 0, cold)
+				c.leave(a.fresh && running > 0)
 				return a.m, a.err
 			}
 			if first == nil {
@@ -263,10 +278,12 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 
 // leave closes the kept connections that are idle when a fresh one was answered
 // while a kept one stayed silent: they are probably as dead, and each would cost
-// the next messages the wait for a hedge.
+// the next messages the wait for a hedge. The messages that wait on others go
+// again at once.
 func (c *caller) leave(freshWon bool) {
 	if freshWon {
 		c.kept.CloseIdleConnections()
+		c.silences.broken()
 	}
 }
 
@@ -275,10 +292,6 @@ func answered(err error) bool {
 	var refused *RefusedError
 	return err == nil || errors.As(err, &refused)
 }
-
-// twice are the tries of a request whose answer is no message: over a kept
-// connection, and when that stays silent over a fresh one.
-var twice = []hedge{{0, false}, {hedgeAfter, true}}
 
 // fetch asks for path, by tries, the first of them at once, and returns when the
 // answer begins; the caller reads and closes its body.
@@ -311,7 +324,7 @@ func (c *caller) fetch(ctx context.Context, path string, head http.Header, tries
 		})
 	}
 	client := map[bool]*http.Client{false: c.kept, true: c.fresh}
-	began := time.Now()
+	began, cold := time.Now(), c.pace.usual() == 0
 	start(client[tries[0].fresh])
 	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
@@ -345,7 +358,7 @@ func (c *caller) fetch(ctx context.Context, path string, head http.Header, tries
 				}
 				continue
 			}
-			c.hedges.settle(a.n, len(stops)-1, next == 1)
+			c.hedges.settle(a.n, len(stops)-1, next == 1, cold)
 			c.leave(a.n > 0 && !tries[0].fresh)
 			for n, stop := range stops {
 				if n != a.n {

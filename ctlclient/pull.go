@@ -73,7 +73,7 @@ func (g *Gateway) pullOnce(ctx context.Context, name wire.ListName) error {
 		head.Set("If-None-Match", have)
 	}
 	floor := g.state.floor(name) // a change that comes while the list is on its way makes it no forgery: the applier compares again
-	resp, err := g.call.fetch(ctx, "/lists/"+string(name), head, twice)
+	resp, err := g.call.fetch(ctx, "/lists/"+string(name), head, g.call.pace.twice())
 	if err != nil {
 		return err
 	}

@@ -8,11 +8,16 @@ import (
 const (
 	silenceLong = 2500 * time.Millisecond // without an answer to anything: the path was away
 	reviveMost  = 5 * time.Second         // once in
+	brokenMost  = time.Second             // once in
+	// suspectAfter is how long a message has waited that goes again when others
+	// find the path changed.
+	suspectAfter = 250 * time.Millisecond
 )
 
 // silences notices that a path is back: something was heard after nothing was
-// for long, though messages waited for answers. Those go again at once, once: the
-// kernel repeats what it has no answer to at growing distances.
+// for long, though messages waited for answers; or that connections are dead, for
+// a fresh one was answered before one that is kept. What waits goes again at
+// once, once: the kernel repeats what it has no answer to at growing distances.
 // The zero value is ready.
 type silences struct {
 	mu      sync.Mutex
@@ -48,9 +53,23 @@ func (s *silences) heard() {
 	defer s.mu.Unlock()
 	now := time.Now()
 	if s.waiting > 0 && now.Sub(s.since) >= silenceLong && (s.told.IsZero() || now.Sub(s.told) >= reviveMost) {
-		s.told = now
-		close(s.back)
-		s.back = make(chan struct{})
+		s.tell(now)
 	}
 	s.since = now
+}
+
+// broken notes that kept connections have proved dead.
+func (s *silences) broken() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); s.waiting > 0 && (s.told.IsZero() || now.Sub(s.told) >= brokenMost) {
+		s.tell(now)
+	}
+}
+
+// tell lets what waits go again. The caller holds mu.
+func (s *silences) tell(now time.Time) {
+	s.told = now
+	close(s.back)
+	s.back = make(chan struct{})
 }

@@ -102,7 +102,7 @@ func (c *caller) client(fresh bool) *http.Client {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialTLSContext: c.dial, DisableCompression: true, DisableKeepAlives: fresh,
-			MaxIdleConns: 2 * liveSlots, MaxIdleConnsPerHost: 2 * liveSlots, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
+			MaxIdleConns: 3 * liveSlots, MaxIdleConnsPerHost: 3 * liveSlots, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
 		},
 	}
 }

@@ -29,6 +29,7 @@ type bench struct {
 	kernel   *badpath.Kernel // of a cell in a namespace
 	vanished int             // connections; for the goroutine of during
 	quick    bool
+	began    time.Time    // of the measurement; what was made before it belongs to the start. Guarded by mu
 	slow     atomic.Bool  // the relay is in use
 	offset   atomic.Int64 // of the wall clocks
 
@@ -79,6 +80,9 @@ func (b *bench) sample(key string, took time.Duration, answered bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	made := time.Now().Add(-took)
+	if made.Before(b.began) {
+		return
+	}
 	for _, s := range b.aways {
 		if s.to.IsZero() || made.Before(s.to) && time.Now().After(s.from) {
 			b.inAway++
@@ -207,6 +211,7 @@ func measure(o options) (_ *result, err error) {
 	time.Sleep(settle)
 	b.mu.Lock()
 	clear(b.samples) // of the start
+	b.began = time.Now()
 	b.mu.Unlock()
 	b.site.Record.ResetGaps()
 
