@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -196,6 +197,18 @@ func TestGCR002_M54_LongListHasPages(t *testing.T) {
 	l := gw.pull(wire.GrantsList)
 	if len(l.grants) != 6000 || l.pages < 2 || l.manifest.Rows != 6000 {
 		t.Errorf("%d rows in %d pages, manifest %d", len(l.grants), l.pages, l.manifest.Rows)
+	}
+	// The next version has the same pages, but for that of a row that went.
+	w.do("POST", "/v1/locks", NewLock{Kind: "user", ID: "USRB0003000"}, nil)
+	next := gw.pull(wire.GrantsList)
+	same := 0
+	for _, p := range next.manifest.Pages {
+		if slices.Contains(l.manifest.Pages, p) {
+			same++
+		}
+	}
+	if len(next.grants) != 5999 || next.manifest.Version <= l.manifest.Version || same < l.pages-1 || same == next.pages && next.pages == l.pages {
+		t.Errorf("after a lock: %d rows, version %d after %d, %d of %d pages are those of before (%d)", len(next.grants), next.manifest.Version, l.manifest.Version, same, next.pages, l.pages)
 	}
 }
 

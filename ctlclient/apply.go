@@ -19,6 +19,11 @@ type current struct {
 	held     *verified // grants that wait for the first policies
 	recent   []*Delta  // changes of locks that the policies in force may not have yet
 	carried  []carried // deltas whose locks and revocations outlive a full list
+
+	log      []logged         // the newest deltas, for lists that are on their way
+	logBytes int              // of their lines
+	late     *verified        // grants that wait for a change; nil: none
+	lateEnd  <-chan time.Time // when they have waited long enough
 }
 
 // carried is a delta line with more than grants in it.
@@ -44,6 +49,7 @@ func (g *Gateway) apply(ctx context.Context, events <-chan event, w wanted, acks
 	}
 	tick := time.NewTimer(sooner(g.cfg.PullInterval))
 	defer tick.Stop()
+	defer g.cur.dropLate()
 	for {
 		select {
 		case <-ctx.Done():
@@ -56,6 +62,9 @@ func (g *Gateway) apply(ctx context.Context, events <-chan event, w wanted, acks
 		case v := <-g.verified:
 			g.applyList(ctx, v, w, ack)
 			close(v.done)
+		case <-g.cur.lateEnd:
+			g.cur.dropLate()
+			w.want(wire.GrantsList)
 		case e := <-events:
 			refused := false
 			switch e.kind {
@@ -72,6 +81,13 @@ func (g *Gateway) apply(ctx context.Context, events <-chan event, w wanted, acks
 				w.both()
 			}
 			g.applied(e, refused) // only now: what was lost on the way comes again
+			if v := g.cur.late; v != nil {
+				g.cur.late = nil
+				g.applyList(ctx, *v, w, ack)
+				if v.down.drop(); g.cur.late == nil {
+					g.cur.lateEnd = nil
+				}
+			}
 		}
 	}
 }
@@ -84,9 +100,20 @@ func (g *Gateway) applyList(ctx context.Context, v verified, w wanted, ack func(
 		return
 	}
 	version := v.list.manifest.Version
-	if version < g.state.of(v.name).Highest { // a delta came while the list was on its way
-		w.want(v.name)
-		return
+	if v.name == wire.GrantsList && g.cur.late != nil && version >= g.cur.late.list.manifest.Version {
+		g.cur.dropLate()
+	}
+	if highest := g.state.of(v.name).Highest; version < highest { // changes came while the list was on its way
+		if v.name != wire.GrantsList {
+			w.want(v.name)
+			return
+		}
+		var whole bool
+		if v.after, whole = g.cur.join(version, highest); !whole {
+			g.cur.await(v)
+			return
+		}
+		version = v.version()
 	}
 	if v.name == wire.GrantsList && g.cur.policies == 0 {
 		// Grants without the policies that restrict them would be too much.
@@ -143,7 +170,7 @@ func (g *Gateway) give(ctx context.Context, v verified) error {
 	l, version := v.list, v.list.manifest.Version
 	var lines [][]byte
 	if v.name == wire.GrantsList {
-		lines = g.carriedLines()
+		lines = linesOf(g.carriedLines(), v.after)
 	}
 	store := sync.OnceValue(func() error { return g.state.store(v.name, version, l.digest, v.since, v.down, lines) })
 	g.state.saw(v.name, version, l.digest)
@@ -151,6 +178,13 @@ func (g *Gateway) give(ctx context.Context, v verified) error {
 	var err error
 	if v.name == wire.GrantsList {
 		list := l.grants()
+		if len(v.after) > 0 {
+			after := make([]*Delta, len(v.after))
+			for i, l := range v.after {
+				after[i] = l.d
+			}
+			version = withDeltas(list, after).Version
+		}
 		list.Store = store
 		err = g.cfg.Handler.Grants(ctx, list)
 	} else {
@@ -265,7 +299,9 @@ func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack fun
 	case late:
 		given.Remove = nil // the grants in force are newer
 	case gap:
-		w.both()
+		if g.cur.grants != 0 { // else the list is on its way, and this counts with it
+			w.both()
+		}
 	}
 	g.remember(d, line)
 	if len(d.Locks)+len(d.Unlocks) > 0 {
@@ -275,7 +311,13 @@ func (g *Gateway) applyDelta(ctx context.Context, line []byte, w wanted, ack fun
 		w.want(wire.PoliciesList)
 	}
 	full := false
-	store := sync.OnceValue(func() (err error) { full, err = g.state.append(line); return err })
+	store := sync.OnceValue(func() (err error) {
+		if g.cur.grants == 0 && g.state.of(wire.GrantsList).Deltas == "" {
+			return nil // with the list that is on its way
+		}
+		full, err = g.state.append(line)
+		return err
+	})
 	given.Store = store
 	g.state.saw(wire.GrantsList, d.To, "")
 	g.badRows(wire.GrantsList, d.Faults)
@@ -321,6 +363,7 @@ func (g *Gateway) remember(d *Delta, line []byte) {
 	g.arrived++
 	d.arrival = g.arrived
 	g.mu.Unlock()
+	g.cur.logDelta(d, append([]byte(nil), line...))
 	if len(d.Locks)+len(d.Unlocks) > 0 {
 		g.cur.recent = append(g.cur.recent, d)
 		if n := len(g.cur.recent) - maxCarried; n > 0 {

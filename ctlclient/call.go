@@ -54,8 +54,9 @@ type caller struct {
 	kept  *http.Client // connections are kept
 	fresh *http.Client // each request on its own
 
-	hedges budget
-	pace   pace
+	hedges   budget
+	pace     pace
+	rescuing atomic.Bool // a message goes again without a hedge
 
 	silences silences
 	tries    sync.WaitGroup // attempts that run

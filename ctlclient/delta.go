@@ -141,13 +141,61 @@ func (d *Delta) takesAway() bool { return len(d.Remove)+len(d.Locks)+len(d.Revok
 
 // fold applies d to the rows of a list, as a handler would.
 func (d *Delta) fold(rows []GrantRow) []GrantRow {
-	changed := make(map[wire.PairRef]bool, len(d.Remove)+len(d.Rows))
+	f := folding{version: d.From}
+	f.put(d, d.Rows)
+	return f.rows(rows)
+}
+
+// folding gathers deltas that are to be applied to a list, so that a list of any
+// size is gone through once.
+type folding struct {
+	version uint64 // of the list with what was added so far
+	changed map[wire.PairRef]*GrantRow
+	faults  []RowFault
+}
+
+// add adds the delta that came behind those before it. One that does not follow
+// the version only takes away.
+func (f *folding) add(d *Delta) {
+	switch {
+	case d.To < f.version: // older: its grants are in the list, and more
+	case f.follows(d):
+		f.put(d, d.Rows)
+		f.faults = append(f.faults, d.Faults...)
+		f.version = d.To
+	default:
+		f.put(d, nil)
+	}
+}
+
+// follows reports whether d changes the version.
+func (f *folding) follows(d *Delta) bool { return d.From == f.version && !d.unclear }
+
+func (f *folding) put(d *Delta, rows []GrantRow) {
+	if f.changed == nil {
+		f.changed = make(map[wire.PairRef]*GrantRow, len(d.Remove)+len(rows))
+	}
 	for _, p := range d.Remove {
-		changed[p] = true
+		f.changed[p] = nil
 	}
-	for _, r := range d.Rows {
-		changed[wire.PairRef{UserID: r.UserID, DeviceID: r.DeviceID}] = true
+	for i := range rows {
+		f.changed[wire.PairRef{UserID: rows[i].UserID, DeviceID: rows[i].DeviceID}] = &rows[i]
 	}
-	rows = slices.DeleteFunc(rows, func(r GrantRow) bool { return changed[wire.PairRef{UserID: r.UserID, DeviceID: r.DeviceID}] })
-	return append(rows, d.Rows...)
+}
+
+// rows returns what becomes of the rows of the list.
+func (f *folding) rows(rows []GrantRow) []GrantRow {
+	if len(f.changed) == 0 {
+		return rows
+	}
+	rows = slices.DeleteFunc(rows, func(r GrantRow) bool {
+		_, ok := f.changed[wire.PairRef{UserID: r.UserID, DeviceID: r.DeviceID}]
+		return ok
+	})
+	for _, r := range f.changed {
+		if r != nil {
+			rows = append(rows, *r)
+		}
+	}
+	return rows
 }

@@ -40,6 +40,10 @@ func (p *pace) plan() [5]hedge {
 	return [...]hedge{{d, !slow}, {d + hedgeStep, false}, {d + 2*hedgeStep, !slow}, {3 * time.Second, true}, {6 * time.Second, true}}
 }
 
+// rescueFrom is how many of the tries of a plan there are before those for
+// which a message need not have a hedge.
+const rescueFrom = 3
+
 // streams are the tries of a push stream: each on a connection of its own, for
 // that is all that the connection is used for. A path on which a handshake takes
 // long gets the time for it.
@@ -230,6 +234,7 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 	}()
 	timer := time.NewTimer(plan[0].after)
 	defer timer.Stop()
+	rescues := false
 	again := func() {
 		client := c.kept
 		if plan[next].fresh {
@@ -238,10 +243,21 @@ func (c *caller) hedged(ctx context.Context, try func(context.Context, *http.Cli
 		if next++; next < len(plan) {
 			timer.Reset(time.Until(began.Add(plan[next].after)))
 		}
-		if c.hedges.take() {
+		switch {
+		case c.hedges.take():
+			start(client)
+		case next > rescueFrom && c.rescuing.CompareAndSwap(false, true):
+			// Every connection may be dead, and no hedge is left to find out: one
+			// message of the link may go again even so.
+			rescues = true
 			start(client)
 		}
 	}
+	defer func() {
+		if rescues {
+			c.rescuing.Store(false)
+		}
+	}()
 	var first error
 	for {
 		select {

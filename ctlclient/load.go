@@ -87,17 +87,12 @@ func (g *Gateway) loadGrants(ctx context.Context, deltas []*Delta) {
 
 // withDeltas folds the deltas since into list.
 func withDeltas(list *Grants, deltas []*Delta) *Grants {
+	f := folding{version: list.Version}
 	for _, d := range deltas {
-		switch {
-		case d.To < list.Version: // carried for its locks
-		case d.From == list.Version && !d.unclear:
-			list.Rows = d.fold(list.Rows)
-			list.Version = d.To
-			list.Faults = append(list.Faults, d.Faults...)
-		default:
-			list.Rows = d.narrow().fold(list.Rows)
-		}
+		f.add(d)
 	}
+	list.Rows, list.Version = f.rows(list.Rows), f.version
+	list.Faults = append(list.Faults, f.faults...)
 	return list
 }
 

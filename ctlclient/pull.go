@@ -45,6 +45,7 @@ type verified struct {
 	// arrived is how many deltas had come when the pull began: their locks are
 	// in the list.
 	arrived uint64
+	after   []logged // deltas that came meanwhile and count with the list
 	done    chan struct{}
 }
 

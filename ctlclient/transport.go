@@ -95,6 +95,10 @@ func (c *caller) newChannels() (*channel.Client, error) {
 	})
 }
 
+// listTimeout bounds the wait for the beginning of any answer. Messages have
+// less; a list of 100,000 rows is made when it is asked for.
+const listTimeout = time.Minute
+
 // client returns an HTTP/1.1 client that takes no proxy from the environment
 // and follows no redirect.
 func (c *caller) client(fresh bool) *http.Client {
@@ -102,7 +106,7 @@ func (c *caller) client(fresh bool) *http.Client {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialTLSContext: c.dial, DisableCompression: true, DisableKeepAlives: fresh,
-			MaxIdleConns: 3 * liveSlots, MaxIdleConnsPerHost: 3 * liveSlots, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: c.cfg.timeout, MaxResponseHeaderBytes: 64 << 10,
+			MaxIdleConns: 3 * liveSlots, MaxIdleConnsPerHost: 3 * liveSlots, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: listTimeout, MaxResponseHeaderBytes: 64 << 10,
 		},
 	}
 }

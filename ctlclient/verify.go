@@ -288,6 +288,7 @@ func (v *Verifier) pages(in *lineReader, want wire.ListName, open opener, all []
 		workers.Go(func() {
 			*to = v.page(want, open, line)
 			<-free
+			runtime.Gosched() // a long list must not hold up messages and requests
 		})
 	}
 	workers.Wait()
