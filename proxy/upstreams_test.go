@@ -249,6 +249,7 @@ func TestR8_R9_OtherApplicationsDoNotNotice(t *testing.T) {
 	}))
 	measure := func(requests int) time.Duration {
 		c := f.client("http/1.1")
+		defer c.CloseIdleConnections()
 		took := make([]time.Duration, requests)
 		for i := range took {
 			start := time.Now()
@@ -282,7 +283,6 @@ func TestR8_R9_OtherApplicationsDoNotNotice(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 		}
-		http.DefaultClient.CloseIdleConnections()
 		time.Sleep(10 * time.Millisecond)
 	}
 }
@@ -298,6 +298,7 @@ func duringTrouble(t *testing.T, f *fixture, measure func() time.Duration) (time
 		all.Go(func() {
 			first := sync.OnceFunc(begun.Done)
 			c := f.client("http/1.1")
+			defer c.CloseIdleConnections()
 			for ctx.Err() == nil {
 				r, _ := http.NewRequestWithContext(ctx, "GET", "https://"+host+"/", nil)
 				if res, err := c.Do(r); err == nil {
