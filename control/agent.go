@@ -314,13 +314,11 @@ func (s *Server) resources(w http.ResponseWriter, r *http.Request) {
 // agentStatus is T21 (§9.3.3).
 func (s *Server) agentStatus(_ context.Context, c *call) answer {
 	m, err := wire.Decode[wire.AgentStatus](c.Body, s.profile)
-	switch {
-	case err != nil:
+	if err != nil {
 		return refuse("T5", reason.MessageInvalid, err.Error())
-	case m.AgentID != c.ID:
-		return refuse("T5", reason.AgentMismatch, "agentId "+m.AgentID)
-	case m.DeviceID != c.DeviceID:
-		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	if no := c.foreign(m.AgentID, m.DeviceID); no != nil {
+		return *no
 	}
 	now := s.cfg.Now()
 	s.hub.with(c.ID, func(l *link) {
@@ -336,13 +334,11 @@ func (s *Server) agentStatus(_ context.Context, c *call) answer {
 // userId may be of somebody who has signed out since (Q30).
 func (s *Server) agentAlert(_ context.Context, c *call) answer {
 	m, err := wire.Decode[wire.AgentAlert](c.Body, s.profile)
-	switch {
-	case err != nil:
+	if err != nil {
 		return refuse("T5", reason.MessageInvalid, err.Error())
-	case m.AgentID != c.ID:
-		return refuse("T5", reason.AgentMismatch, "agentId "+m.AgentID)
-	case m.DeviceID != c.DeviceID:
-		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	if no := c.foreign(m.AgentID, m.DeviceID); no != nil {
+		return *no
 	}
 	now := s.cfg.Now()
 	s.hub.with(c.ID, func(l *link) { l.alert = now })

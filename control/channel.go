@@ -146,6 +146,25 @@ func accept() answer {
 	return answer{msgType: "T5", body: body}
 }
 
+// foreign refuses a message that names another party, or another device, than
+// its sender. It returns nil for his own.
+func (c *call) foreign(id, deviceID string) *answer {
+	why, field := reason.MessageSender, "gatewayId "
+	if c.Kind == model.Agent {
+		why, field = reason.AgentMismatch, "agentId "
+	}
+	var no answer
+	switch {
+	case id != c.ID:
+		no = refuse("T5", why, field+id)
+	case deviceID != c.DeviceID:
+		no = refuse("T5", reason.DeviceMismatch, "deviceId "+deviceID)
+	default:
+		return nil
+	}
+	return &no
+}
+
 // status returns the HTTP status of an answer refused for r.
 func status(r reason.Reason) int {
 	switch r {

@@ -20,14 +20,13 @@ import (
 // 120 s. It is the identity report of §7.2, too (Q25).
 func (s *Server) identity(_ context.Context, c *call) answer {
 	m, err := wire.Decode[wire.DeviceIdentity](c.Body, s.profile)
-	switch {
-	case err != nil:
+	if err != nil {
 		return refuse("T5", reason.MessageInvalid, err.Error())
-	case m.GatewayID != c.ID:
-		return refuse("T5", reason.MessageSender, "gatewayId "+m.GatewayID)
-	case m.DeviceID != c.DeviceID:
-		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
-	case s.locked(c.Party) != nil:
+	}
+	if no := c.foreign(m.GatewayID, m.DeviceID); no != nil {
+		return *no
+	}
+	if s.locked(c.Party) != nil {
 		return refuse("T5", reason.Locked, "")
 	}
 	now := s.cfg.Now()
@@ -90,13 +89,11 @@ func (l *link) versions(ext map[string]jsontext.Value) {
 // gatewayStatus is T10 (§7.3.4).
 func (s *Server) gatewayStatus(_ context.Context, c *call) answer {
 	m, err := wire.Decode[wire.GatewayStatus](c.Body, s.profile)
-	switch {
-	case err != nil:
+	if err != nil {
 		return refuse("T5", reason.MessageInvalid, err.Error())
-	case m.GatewayID != c.ID:
-		return refuse("T5", reason.MessageSender, "gatewayId "+m.GatewayID)
-	case m.DeviceID != c.DeviceID:
-		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	if no := c.foreign(m.GatewayID, m.DeviceID); no != nil {
+		return *no
 	}
 	now := s.cfg.Now()
 	s.hub.with(c.ID, func(l *link) {
@@ -109,13 +106,11 @@ func (s *Server) gatewayStatus(_ context.Context, c *call) answer {
 // gatewayAlert is T11 (§7.3.5). It is on disk before it is acknowledged.
 func (s *Server) gatewayAlert(_ context.Context, c *call) answer {
 	m, err := wire.Decode[wire.GatewayAlert](c.Body, s.profile)
-	switch {
-	case err != nil:
+	if err != nil {
 		return refuse("T5", reason.MessageInvalid, err.Error())
-	case m.GatewayID != c.ID:
-		return refuse("T5", reason.MessageSender, "gatewayId "+m.GatewayID)
-	case m.DeviceID != c.DeviceID:
-		return refuse("T5", reason.DeviceMismatch, "deviceId "+m.DeviceID)
+	}
+	if no := c.foreign(m.GatewayID, m.DeviceID); no != nil {
+		return *no
 	}
 	now := s.cfg.Now()
 	s.hub.with(c.ID, func(l *link) { l.alert = now })

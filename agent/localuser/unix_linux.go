@@ -1,29 +1,11 @@
 package localuser
 
-import (
-	"fmt"
-	"net"
+import "golang.org/x/sys/unix"
 
-	"golang.org/x/sys/unix"
-)
-
-// UnixPeer returns the uid of the process that connected the unix socket c.
-func UnixPeer(c net.Conn) (uint32, error) {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return 0, fmt.Errorf("find user of %T: not a unix socket", c)
-	}
-	raw, err := u.SyscallConn()
+func peerUID(fd int) (uint32, error) {
+	c, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return 0, fmt.Errorf("find user of unix socket: %w", err)
+		return 0, err
 	}
-	var cred *unix.Ucred
-	var got error
-	if err := raw.Control(func(fd uintptr) { cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return 0, fmt.Errorf("find user of unix socket: %w", err)
-	}
-	if got != nil {
-		return 0, fmt.Errorf("find user of unix socket: %w", got)
-	}
-	return cred.Uid, nil
+	return c.Uid, nil
 }
