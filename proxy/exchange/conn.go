@@ -17,20 +17,21 @@ import (
 // Conn is one client connection after its handshake, as a listener hands it
 // over. Its fields are read only.
 type Conn struct {
-	net.Conn                   // what is read and written is in the clear
-	Protocol policy.Protocol   // what the handshake agreed upon
-	Suite    string            // cipher suite
-	SNI      string            // server name that the client sent; empty: none
-	ALPN     string            // "h2", "http/1.1" or empty
-	Peer     *x509.Certificate // the leaf that proved its key, verified; nil: none
-	Remote   netip.AddrPort    // the client; behind a trusted forwarder, the one that it names
-
-	texts     atomic.Pointer[texts]
-	authority atomic.Pointer[Authority]
+	net.Conn                 // what is read and written is in the clear
+	Protocol policy.Protocol // what the handshake agreed upon
 
 	marked bool  // the reader's: TLS had nothing in its buffers, and since then
 	reads  uint8 // was read so often, up to 2,
 	got    int32 // and that was what the first read gave
+
+	Suite  string            // cipher suite
+	SNI    string            // server name that the client sent; empty: none
+	ALPN   string            // "h2", "http/1.1" or empty
+	Peer   *x509.Certificate // the leaf that proved its key, verified; nil: none
+	Remote netip.AddrPort    // the client; behind a trusted forwarder, the one that it names
+
+	texts     atomic.Pointer[texts]
+	authority atomic.Pointer[Authority]
 }
 
 // texts are the client's address as text, which every request needs.

@@ -15,10 +15,9 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, readSize); return &b
 // other. It takes its buffer from a pool while there is something in it. A
 // Reader is for one goroutine.
 type Reader struct {
-	src  io.Reader
-	wait awaiter // nil: by src.Read
-	buf  *[]byte // nil: nothing is held
-	r, w int     // what is read and not taken is (*buf)[r:w]
+	src  io.Reader // may be an awaiter
+	buf  *[]byte   // nil: nothing is held
+	r, w int       // what is read and not taken is (*buf)[r:w]
 	one  [1]byte
 }
 
@@ -29,7 +28,6 @@ type awaiter interface{ Await(p []byte) (int, error) }
 // Init makes r read from src.
 func (r *Reader) Init(src io.Reader) {
 	*r = Reader{src: src}
-	r.wait, _ = src.(awaiter)
 }
 
 // Room returns where more may be put behind what is buffered, for somebody who
@@ -63,12 +61,13 @@ func (r *Reader) Wait() error {
 		return nil
 	}
 	r.Release()
+	wait, _ := r.src.(awaiter)
 	for {
 		var n int
 		var err error
-		if r.wait == nil {
+		if wait == nil {
 			n, err = r.src.Read(r.one[:])
-		} else if n, err = r.wait.Await(r.one[:]); n == 0 && err == nil {
+		} else if n, err = wait.Await(r.one[:]); n == 0 && err == nil {
 			return r.fill()
 		}
 		if n > 0 {
