@@ -28,7 +28,7 @@ func (p *Proxy) forward(x *Exchange, s *site) error {
 	defer t.end()
 	t.x = x
 	h, err := p.rewrite(t.fields[:0], x) // 4
-	t.fields = h
+	t.fields, t.most = h, len(h)
 	if err != nil {
 		return p.deny(x, denied(reason.InternalError, err.Error()))
 	}
@@ -74,6 +74,7 @@ type trip struct {
 	x      *Exchange
 	req    upstream.Request
 	fields exchange.Header // of the request, then of the answer
+	most   int             // of them were set
 }
 
 var trips = sync.Pool{New: func() any { return &trip{fields: make(exchange.Header, 0, 32)} }}
@@ -89,8 +90,8 @@ func (t *trip) end() {
 	if t.req.Body != nil || t.x.App.HTTP2 || cap(t.fields) > 256 {
 		return
 	}
-	clear(t.fields[:cap(t.fields)]) // its strings are parts of whole heads
-	t.x, t.req = nil, upstream.Request{}
+	clear(t.fields[:max(t.most, len(t.fields))]) // its strings are parts of whole heads
+	t.x, t.req, t.most = nil, upstream.Request{}, 0
 	trips.Put(t)
 }
 
@@ -173,6 +174,11 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // has sent goes on before more is waited for: events, messages and downloads
 // that are made as they go.
 func copyAnswer(x *Exchange, res *upstream.Response) error {
+	if p, rest := res.Take(); len(p) > 0 { // small answers come with their heads
+		if err := pass(x, p); err != nil || rest {
+			return err
+		}
+	}
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
@@ -183,12 +189,7 @@ func copyAnswer(x *Exchange, res *upstream.Response) error {
 		}
 		n, rerr := res.Body.Read(buf[:])
 		if n > 0 {
-			if _, cut := x.CutReason(); cut {
-				return exchange.ErrCut
-			}
-			n, err := x.Stream.Write(buf[:n])
-			x.BytesOut.Add(int64(n))
-			if err != nil {
+			if err := pass(x, buf[:n]); err != nil {
 				return err
 			}
 		}
@@ -202,4 +203,14 @@ func copyAnswer(x *Exchange, res *upstream.Response) error {
 			return fmt.Errorf("%w: %w", errShort, rerr)
 		}
 	}
+}
+
+// pass sends a part of the answer's body on.
+func pass(x *Exchange, p []byte) error {
+	if _, cut := x.CutReason(); cut {
+		return exchange.ErrCut
+	}
+	n, err := x.Stream.Write(p)
+	x.BytesOut.Add(int64(n))
+	return err
 }

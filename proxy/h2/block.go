@@ -59,6 +59,14 @@ func (c *conn) readBlock(f *http2.HeadersFrame) error {
 	return nil
 }
 
+// forget lets the fields go, of which a waiting connection needs none.
+func (b *block) forget() {
+	clear(b.fields)
+	if b.fields = b.fields[:0]; cap(b.fields) > 64 {
+		b.fields = nil
+	}
+}
+
 // field takes one field from the decoder.
 func (c *conn) field(f hpack.HeaderField) {
 	b := &c.block

@@ -209,7 +209,9 @@ func (c *conn) frameOf(f http2.Frame) error {
 		if err := c.readBlock(f); err != nil {
 			return err
 		}
-		return c.headers(&c.block)
+		err := c.headers(&c.block)
+		c.block.forget()
+		return err
 	case *http2.DataFrame:
 		if useful = len(f.Data()) > 0 || f.StreamEnded(); !useful {
 			if c.empty++; c.empty > maxEmpty {

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/yumen-zt/yumen/proxy/exchange"
 )
@@ -39,18 +40,42 @@ func appendStatus(b []byte, status int) []byte {
 // appendField appends a field whose name is in lower case. Control characters
 // of the value become spaces: it never ends its line where somebody passes it on
 // over HTTP/1.1.
-func appendField(b []byte, name, value string) []byte {
+func appendField[T string | []byte](b []byte, name T, value string) []byte {
 	const plain, never = 0x00, 0x10 // without indexing, here or for good
 	kind := byte(plain)
-	if name == "set-cookie" {
+	if string(name) == "set-cookie" {
 		kind = never
 	}
-	if i := nameIndex(name); i > 0 {
+	if i := nameIndex(string(name)); i > 0 {
 		b = appendInt(b, kind, 4, i)
 	} else {
 		b = append(appendInt(append(b, kind), 0, 7, len(name)), name...)
 	}
 	return append(appendInt(b, 0, 7, len(value)), exchange.Clean(value)...)
+}
+
+// appendLength appends content-length.
+func appendLength(b []byte, n int64) []byte {
+	var digits [20]byte
+	text := strconv.AppendInt(digits[:0], n, 10)
+	b = appendInt(b, 0, 4, nameIndex("content-length"))
+	return append(appendInt(b, 0, 7, len(text)), text...)
+}
+
+// appendAny appends a field whose name may have capitals.
+func appendAny(b []byte, name, value string) []byte {
+	var few [64]byte
+	if len(name) > len(few) {
+		return appendField(b, strings.ToLower(name), value)
+	}
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		few[i] = c
+	}
+	return appendField(b, few[:len(name)], value)
 }
 
 // appendInt appends n with a prefix of so many bits (RFC 7541 §5.1).

@@ -151,7 +151,9 @@ func (s *stream) read(b *block) bool {
 		}
 		x.Header = append(x.Header, exchange.Field{Name: h.Name, Value: h.Value})
 	}
-	x.Header = exchange.JoinCookies(x.Header)
+	sent := x.Header
+	x.Header = exchange.JoinCookies(sent)
+	clear(sent[len(x.Header):])
 	s.fields = x.Header
 	x.Proto = "HTTP/2.0"
 	if protocol != "" {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -67,7 +66,10 @@ func newStream(c *conn, id uint32) *stream {
 
 // recycle lets another request have s, of which nobody knows.
 func (s *stream) recycle() {
-	clear(s.fields[:cap(s.fields)]) // they hold whole heads
+	if cap(s.fields) > 256 {
+		return
+	}
+	clear(s.fields) // they hold whole heads
 	*s = stream{fields: s.fields[:0]}
 	streams.Put(s)
 }
@@ -230,7 +232,7 @@ func (s *stream) WriteHeader(status int, h exchange.Header, length int64, traile
 			s.left = length
 		}
 		if status != http.StatusNoContent {
-			c.out = appendField(c.out, "content-length", strconv.FormatInt(length, 10))
+			c.out = appendLength(c.out, length)
 		}
 	}
 	if len(trailers) > 0 {

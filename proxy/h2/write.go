@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"runtime"
-	"strings"
 	"sync"
 
 	"golang.org/x/net/http2"
@@ -147,32 +146,8 @@ func (c *conn) endBlock(at int, id uint32, end bool) {
 // fields encodes h with names in lower case. mu is held.
 func (c *conn) fields(h exchange.Header) {
 	for i := range h {
-		c.out = appendField(c.out, lower(h[i].Name), h[i].Value)
+		c.out = appendAny(c.out, h[i].Name, h[i].Value)
 	}
 }
-
-// lower returns name in lower case, without memory of its own for usual names.
-func lower(name string) string {
-	for i := 0; i < len(name); i++ {
-		if c := name[i]; c >= 'A' && c <= 'Z' {
-			if l, ok := usual[name]; ok {
-				return l
-			}
-			return strings.ToLower(name)
-		}
-	}
-	return name
-}
-
-var usual = func() map[string]string {
-	m := map[string]string{}
-	for _, n := range []string{"Accept-Ranges", "Access-Control-Allow-Origin", "Age", "Allow", "Cache-Control", "Connection", "Content-Disposition",
-		"Content-Encoding", "Content-Language", "Content-Length", "Content-Range", "Content-Security-Policy", "Content-Type", "Date", "ETag", "Etag",
-		"Expires", "Last-Modified", "Link", "Location", "Referrer-Policy", "Server", "Set-Cookie", "Strict-Transport-Security", "Trailer",
-		"Vary", "Via", "X-Content-Type-Options", "X-Frame-Options", "X-Request-Id"} {
-		m[n] = strings.ToLower(n)
-	}
-	return m
-}()
 
 var errEnded = errors.New("h2: the stream has ended")

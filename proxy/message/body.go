@@ -68,6 +68,24 @@ func (b *Body) Ready() bool {
 	return size >= 0 && len(there) > size+2
 }
 
+// Take takes the content that is here already, of this chunk if there are chunks.
+// It is valid until the next read.
+func (b *Body) Take() []byte {
+	there := b.r.peek()
+	if b.framing != UntilClose {
+		there = there[:min(int64(len(there)), b.left)]
+	}
+	if b.err != nil || len(there) == 0 {
+		return nil
+	}
+	b.r.r += len(there)
+	b.left -= int64(len(there))
+	if b.framing == ByLength && b.left == 0 {
+		b.err = io.EOF
+	}
+	return there
+}
+
 // Framing returns how the body is framed.
 func (b *Body) Framing() Framing { return b.framing }
 

@@ -64,7 +64,7 @@ type Head struct {
 
 // Clear forgets the head: its strings may be long.
 func (h *Head) Clear() {
-	clear(h.Fields[:cap(h.Fields)])
+	clear(h.Fields)
 	*h = Head{Fields: h.Fields[:0], lines: h.lines[:0]}
 }
 

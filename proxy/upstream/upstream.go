@@ -184,6 +184,16 @@ type Response struct {
 // Ready reports whether a part of the body is here already.
 func (r *Response) Ready() bool { return r.body != nil && r.body.Ready() }
 
+// Take returns what is here of the body, and takes it out, and whether that was
+// the rest. It is valid until the next use of Body. There may be none.
+func (r *Response) Take() (p []byte, rest bool) {
+	if r.body == nil {
+		return nil, false
+	}
+	p = r.body.Take()
+	return p, r.body.Ended()
+}
+
 // Error is a failed round trip.
 type Error struct {
 	Why    reason.Reason
