@@ -95,6 +95,9 @@ func (d *Durable) stretch(s *spool.Spool, c Class, from place, kept map[uint64]b
 		}
 		last = r.Seq
 		out.add(it, head)
+		if size > stretchBytes { // it goes by itself, so that its refusal is of it alone
+			return out, nil
+		}
 	}
 	if len(records) == 0 {
 		if synced := s.Last(classOf(c)); synced > last {
