@@ -375,6 +375,43 @@ func TestR2_ChainSenderAgainstAModel(t *testing.T) {
 	})
 }
 
+// A record that is too large goes alone, also when a gap follows it: only so is
+// it known which one was refused, and the class goes on.
+func TestR24_TooLargeBeforeAGapGoesAlone(t *testing.T) {
+	center := &modelCenter{once: map[string]modelReply{}}
+	way := &path{m: center, draw: func() string { return "through" }}
+	d := NewDurable(DurableConfig{Dir: t.TempDir(), Key: fixedKey, Reserve: -1})
+	if err := d.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	rep := &reporter{sender: modelSender, post: way.post, log: zap.NewNop(), now: time.Now, path: map[string]string{"T11": "/alerts"}, sent: map[string]time.Time{}, own: alert.Discard, out: d}
+	for i, text := range []string{"plain", "too large", "too large", "plain"} {
+		body := fmt.Sprintf(`{"text":%q,"pad":%q}`, text, strings.Repeat("x", strings.Count(text, " ")*stretchBytes))
+		raw, err := json.Marshal(Report{Type: "T11", MsgID: fmt.Sprint("m", i), At: time.Now(), Body: jsontext.Value(body)})
+		if err == nil {
+			_, err = d.Append(t.Context(), ClassAlert, raw)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ch, err := rep.newChain(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := ch.newer(ClassAlert, 2, 1)
+	if err == nil {
+		err = ch.sendAhead(t.Context(), ClassAlert, s) // number 3 is a gap from here on
+	}
+	if err == nil {
+		err = ch.run(t.Context(), ClassAlert, true)
+	}
+	if err != nil || center.gaps != 2 || !slices.Equal(center.effects, []string{"m0", "m3"}) || center.upTo < 4 {
+		t.Errorf("%v; the center stands at %d, knows of %d gaps, took %q", err, center.upTo, center.gaps, center.effects)
+	}
+}
+
 // onlyNotes reports whether nothing but gap records waits.
 func onlyNotes(d *Durable) bool {
 	entries, err := d.Next(ClassAlert, 0, 10)
