@@ -69,9 +69,6 @@ func (d *Durable) stretch(s *spool.Spool, c Class, from place, kept map[uint64]b
 		return true, nil
 	}
 	for _, r := range records {
-		if size > stretchBytes { // it goes alone, without the gap behind it: it may be refused for its size
-			return out, nil
-		}
 		if r.Seq > last+1 {
 			if all, err := explain(r.Seq - 1); err != nil || !all {
 				return out, err
