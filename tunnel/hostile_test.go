@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -29,6 +30,7 @@ func TestS22_HostileAgentHarmsNoOther(t *testing.T) {
 		{"opens without end", w.floodOfOpens},
 		{"never reads", w.neverReads},
 		{"opens and lets go", w.openAndReset},
+		{"gives no credit", w.noCredit},
 	} {
 		t.Run(attack.name, func(t *testing.T) {
 			done := make(chan struct{})
@@ -43,7 +45,7 @@ func TestS22_HostileAgentHarmsNoOther(t *testing.T) {
 				}
 			}
 			calm, hot := quantileOf(quiet, 99), quantileOf(during, 99)
-			t.Logf("p99 of the other agent's round trips: %v, beside the attack %v (%d)", calm, hot, len(during))
+			t.Logf("p99 of the other agent's round trips: %v, beside the attack %v (%.1f times, of %d)", calm, hot, float64(hot)/float64(calm), len(during))
 			if hot > 2*calm+250*time.Millisecond && !raceEnabled {
 				t.Errorf("p99 %v beside the attack, %v without", hot, calm)
 			}
@@ -133,6 +135,69 @@ func (w *world) neverReads(t *testing.T) {
 		if x.DeviceID == w.bob.device && x.Flows != len(flows) {
 			t.Errorf("%d flows, want %d", x.Flows, len(flows))
 		}
+	}
+}
+
+// noCredit opens flows without a window and has the application send: not a byte
+// is taken from it, and the flows end with the tunnel.
+func (w *world) noCredit(t *testing.T) {
+	c, x := w.tapped(w.bob)
+	x.mu.Lock()
+	x.noCredit = true
+	x.mu.Unlock()
+	var flows []*mux.Flow
+	for range 48 {
+		f := w.open(c, "tcp", w.request(w.bob))
+		if _, err := f.Write(make([]byte, 8<<10)); err != nil {
+			t.Errorf("write: %v", err)
+		}
+		flows = append(flows, f)
+	}
+	_ = flows[0].SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if n, err := flows[0].Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("without credit came %d bytes, %v", n, err)
+	}
+	if err := c.Err(); err != nil {
+		t.Errorf("the tunnel ended: %v", err)
+	}
+	c.Close()
+	eventually(t, "no flow and no lease but the other agent's", func() bool { return w.access.Stats().Leases == 1 })
+}
+
+// Each kind of abuse ends the tunnel, and is told with its reason and its device.
+func TestS22_EveryAbuseIsAlerted(t *testing.T) {
+	many := func(n int, b []byte) []byte {
+		var out []byte
+		for range n {
+			out = append(out, b...)
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		bytes []byte
+		want  reason.Reason
+	}{
+		"a kind that there is not":   {record(8, 0, nil), reason.FrameMalformed},
+		"DATA of a flow never seen":  {record(mux.Data, 99, []byte("x")), reason.FrameMalformed},
+		"DATA beyond the credit":     {many(33, record(mux.Data, 1, make([]byte, 65528))), reason.BudgetExceeded},
+		"WINDOW without end":         {many(1100, record(mux.Window, 1, []byte{0, 0, 0, 1})), reason.FrameRate},
+		"PING without end":           {many(80, record(mux.Ping, 0, make([]byte, 8))), reason.FrameRate},
+		"a message that is not open": {record(mux.Message, 0, make([]byte, 64)), reason.FrameMalformed},
+		"a sealed message of nobody": {record(mux.Message, 0, append([]byte{carrier.Renewal}, make([]byte, 64)...)), reason.MessageSealed},
+		"an OPEN without its T12":    {record(mux.Open, 9, make([]byte, 40)), reason.MessageSealed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "127.0.0.1", Limits{})
+			c1, x := w.tapped(w.bob)
+			w.open(c1, "tcp", w.request(w.bob))
+			_, _ = x.Conn.Write(c.bytes) // which the gateway may not take to its end
+			<-c1.Done()
+			eventually(t, "an alert", func() bool {
+				a, ok := w.rec.raised(alert.TunnelAbuse)
+				return ok && a.Reason == c.want && a.DeviceID == w.bob.device
+			})
+			eventually(t, "nothing is left", func() bool { return len(w.srv.Tunnels()) == 0 && w.access.Stats().Leases == 0 })
+		})
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/yumen-zt/yumen/internal/alert"
+	"github.com/yumen-zt/yumen/internal/audit"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/tunnel/mux"
@@ -19,8 +21,10 @@ import (
 // agent gone bad could.
 type tap struct {
 	net.Conn
-	mu    sync.Mutex
-	opens [][]byte
+	mu       sync.Mutex
+	opens    [][]byte
+	messages [][]byte
+	noCredit bool // OPENs leave with a window of 0
 }
 
 func (c *tap) Write(b []byte) (int, error) {
@@ -31,8 +35,14 @@ func (c *tap) Write(b []byte) (int, error) {
 		if n > len(r) {
 			break
 		}
-		if mux.Kind(r[0]) == mux.Open {
+		switch mux.Kind(r[0]) {
+		case mux.Open:
+			if c.noCredit {
+				clear(r[mux.HeaderSize : mux.HeaderSize+4])
+			}
 			c.opens = append(c.opens, append([]byte(nil), r[:n]...))
+		case mux.Message:
+			c.messages = append(c.messages, append([]byte(nil), r[:n]...))
 		}
 		r = r[n:]
 	}
@@ -77,6 +87,38 @@ func TestGCR002_M79_AReplayedRequestEndsTheTunnel(t *testing.T) {
 	}
 }
 
+// A renewal that is played again, in its tunnel or in another one of the same
+// device, renews nothing and ends where it came.
+func TestGCR002_M81_AReplayedRenewalEndsTheTunnel(t *testing.T) {
+	w := newWorld(t, "127.0.0.1", Limits{})
+	c, x := w.tapped(w.alice)
+	other, y := w.tapped(w.alice)
+	if err := c.Renew(t.Context(), &wire.Renewal{AuthToken: w.alice.token, UpdateTime: wire.FormatTime(w.clock.now())}); err != nil {
+		t.Fatal(err)
+	}
+	x.mu.Lock()
+	renewal := x.messages[len(x.messages)-1]
+	x.mu.Unlock()
+	for _, to := range []struct {
+		c *carrier.Client
+		x *tap
+	}{{other, y}, {c, x}} {
+		if _, err := to.x.Conn.Write(renewal); err != nil {
+			t.Fatal(err)
+		}
+		<-to.c.Done()
+		if got := refusal(to.c.Err()); got != reason.MessageSealed {
+			t.Errorf("tunnel: %v", to.c.Err())
+		}
+	}
+	if n, _ := w.rec.audited(audit.Interface, "T14"); n != 1 {
+		t.Errorf("%d renewals, want 1", n)
+	}
+	if a, ok := w.rec.raised(alert.TunnelAbuse); !ok || a.DeviceID != w.alice.device {
+		t.Errorf("alert %+v", a)
+	}
+}
+
 func TestGCR002_M79_MessagesAtTheWrongPlaceEndTheTunnel(t *testing.T) {
 	for name, do := range map[string]func(w *world, x *tap){
 		"a second hello": func(w *world, x *tap) {
@@ -116,12 +158,13 @@ func record(k mux.Kind, flow uint32, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// A valid T12 that breaks a rule is answered; the tunnel lives.
-func TestGCR002_M72_InvalidRequestIsAnswered(t *testing.T) {
-	w := newWorld(t, "127.0.0.1", Limits{})
-	conn := w.dial(w.alice)
+// bare is an agent's end whose messages a test writes itself: a genuine agent
+// encodes nothing that is not valid.
+func (w *world) bare(p party) (*mux.Session, *carrier.Sealer, chan []byte) {
+	t := w.t
+	t.Helper()
+	conn := w.dial(p)
 	key := []byte("0123456789abcdef")
-	p := w.alice
 	hello, err := w.hello(p, p.agent)(wire.TunnelHello{AgentID: p.agent, DeviceID: p.device, UserID: p.user, AuthToken: p.token, Key: key, Version: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -134,14 +177,20 @@ func TestGCR002_M72_InvalidRequestIsAnswered(t *testing.T) {
 	s := mux.Client(conn, mux.Config{Handler: messages(got)})
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Run(context.Background()) })
-	defer wg.Wait()
-	defer s.Close(reason.Shutdown)
+	t.Cleanup(func() { s.Close(reason.Shutdown); wg.Wait() })
 	if err := s.Send(append([]byte{carrier.Hello}, hello...)); err != nil {
 		t.Fatal(err)
 	}
 	if kind, body, err := seal.Open(<-got); err != nil || kind != carrier.Reply {
 		t.Fatalf("reply: %d %s %v", kind, body, err)
 	}
+	return s, seal, got
+}
+
+// A valid T12 that breaks a rule is answered; the tunnel lives.
+func TestGCR002_M72_InvalidRequestIsAnswered(t *testing.T) {
+	w := newWorld(t, "127.0.0.1", Limits{})
+	s, seal, got := w.bare(w.alice)
 	for _, body := range []string{`{}`, `[]`, `{"agentId":"AGT00000001"}`, `not json`, ``} {
 		var f *mux.Flow
 		if err := seal.Seal(carrier.AccessRequest, []byte(body), func(b []byte) (err error) { f, err = s.Start(false, b); return err }); err != nil {
@@ -163,6 +212,39 @@ func TestGCR002_M72_InvalidRequestIsAnswered(t *testing.T) {
 	if err := s.Err(); err != nil {
 		t.Errorf("the tunnel ended: %v", err)
 	}
+}
+
+// An address is one of Table 20 in its one spelling, or none: what a laxer parser
+// would take for a resource, or for something behind it, is refused.
+func TestS17_OddSpellingsOfAddressesReachNothing(t *testing.T) {
+	both(t, Limits{}, func(t *testing.T, w *world) {
+		s, seal, _ := w.bare(w.alice)
+		body, err := wire.Encode(w.request(w.alice))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ip := range []string{
+			"127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.01", "127.0.0.1%lo", "::1%1", "[::1]", "::127.0.0.1", "64:ff9b::7f00:1",
+			"2002:7f00:1::", "::ffff:0:127.0.0.1", "::ffff:7f00:9", "::ffff:127.0.0.9", "0:0:0:0:0:ffff:127.0.0.9", "0::1:1", "localhost", "127.0.0.1 ",
+			" 127.0.0.1", "127.0.0.1\\u0000", "127.0.0.1/32", "127.0.0.1:80", "127.0.0.1@127.0.0.9", "\uff11\uff12\uff17.0.0.1", "",
+		} {
+			for _, udp := range []bool{false, true} {
+				odd := strings.Replace(string(body), `"`+w.host+`"`, `"`+ip+`"`, 1)
+				var f *mux.Flow
+				if err := seal.Seal(carrier.AccessRequest, []byte(odd), func(b []byte) (err error) { f, err = s.Start(udp, b); return err }); err != nil {
+					t.Fatal(err)
+				}
+				_, err := f.Wait(t.Context())
+				var re *mux.RefusedError
+				if !errors.As(err, &re) || re.Reason != reason.MessageInvalid && re.Reason != reason.DestinationRule {
+					t.Errorf("%q: %v", ip, err)
+				}
+			}
+		}
+		if len(w.hits) != 0 {
+			t.Error("a flow came to the application")
+		}
+	})
 }
 
 type messages chan []byte
