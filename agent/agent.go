@@ -169,6 +169,7 @@ type Status struct {
 	GatewayAddr string     `json:"gatewayAddress,omitempty"`
 	Carrier     string     `json:"carrier,omitempty"`       // of the tunnel: tlcp, tls1.3, quic; quic+tlcp: TLCP inside
 	Suite       string     `json:"suite,omitempty"`         // of the carrier
+	Connections int        `json:"connections,omitempty"`   // of the tunnel, where it may have several
 	CarrierWhy  string     `json:"carrierReason,omitempty"` // the setting that chose it, and why it is no better one
 	Since       *time.Time `json:"since,omitempty"`         // of the tunnel
 	Renewed     *time.Time `json:"renewed,omitempty"`       // last accepted Table 14
@@ -257,6 +258,9 @@ func (a *Agent) Status() (s Status) {
 		s.Carrier, s.Suite, s.CarrierWhy = c.Protocol, c.Suite, a.cfg.carrierReason()
 		if c, ok := t.Tunnel.(carried); ok {
 			s.Permit = string(c.way)
+			if b, several := c.ends.(*carrier.Bundle); several {
+				_, s.Connections = b.Stats()
+			}
 			if c.lost != "" {
 				s.CarrierWhy += "; " + c.lost
 			}

@@ -17,16 +17,25 @@ import (
 )
 
 // serveTunnel makes a carrier of an agent's connection, and serves the tunnel.
+// It stays on the stack of an idle tunnel, and so has little there.
 func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
 	g.hold(c)
 	defer g.drop(c)
-	t := tunnel.Conn{Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, Peer: c.Peer, Remote: c.Remote}
+	if t := g.carrierOf(ctx, c); t != nil {
+		_ = g.tunnel.ServeConn(ctx, *t) // it has logged and counted why it ended
+	}
+}
+
+// carrierOf returns the carrier of an agent's connection, or nil when there is
+// none.
+func (g *Gateway) carrierOf(ctx context.Context, c *listen.Conn) *tunnel.Conn {
+	t := &tunnel.Conn{Conn: c.Conn, Protocol: c.Protocol, Suite: c.Suite, Peer: c.Peer, Remote: c.Remote}
 	if c.QUIC != nil {
 		first, cancel := context.WithTimeout(ctx, helloWait)
 		conn, err := carrier.AcceptQUIC(first, c.QUIC)
 		cancel()
 		if err != nil {
-			return // no stream: nothing was said
+			return nil // no stream: nothing was said
 		}
 		t.Conn = conn
 		t.Where = func() netip.AddrPort {
@@ -44,7 +53,7 @@ func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
 		if err != nil {
 			g.log.Info("tunnel refused", zap.Stringer("remote_addr", c.Remote), zap.Error(err))
 			c.Reset()
-			return
+			return nil
 		}
 		s := in.ConnectionState()
 		t.Conn, t.Protocol, t.Suite, t.Peer = in, policy.TLCP, tlcp.CipherSuiteName(s.CipherSuite), tlcp.X509(s.PeerSign)
@@ -54,7 +63,7 @@ func (g *Gateway) serveTunnel(ctx context.Context, c *listen.Conn) {
 	if s, ok := t.Conn.(interface{ Settle() }); ok && settles {
 		s.Settle()
 	}
-	_ = g.tunnel.ServeConn(ctx, t) // it has logged and counted why it ended
+	return t
 }
 
 // sameParty wants one agent on one device inside and outside.

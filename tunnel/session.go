@@ -77,6 +77,16 @@ type shared struct {
 // closes c. It returns why, a [*mux.ClosedError], after every goroutine of the
 // connection.
 func (s *Server) ServeConn(ctx context.Context, c Conn) error {
+	// What is here stays on the stack of an idle tunnel's one goroutine: little.
+	t := s.begin(c)
+	defer s.leave(t)
+	err := t.mux.Run(ctx)
+	s.finish(t, err)
+	return err
+}
+
+// begin makes the tunnel of a connection, and registers it if there is room.
+func (s *Server) begin(c Conn) *tunnel {
 	t := &tunnel{conn: c, shared: &shared{srv: s, since: s.cfg.Now(), key: newKey(), notices: noticeBurst}}
 	t.renewed.Store(t.since.UnixNano())
 	mc := s.mux
@@ -85,16 +95,19 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	carrier.Tune(c.Conn)
 	r := t.identify()
 	if r == reason.OK {
-		if r = s.join(t); r == reason.OK {
-			defer s.leave(t)
-		}
+		r = s.join(t)
 	}
 	if r != reason.OK {
 		t.mux.Close(r)
 		t.interfaceAudit("tunnel", r, "")
 	}
-	err := t.mux.Run(ctx)
+	return t
+}
+
+// finish ends what hung on a connection that ended with err.
+func (s *Server) finish(t *tunnel, err error) {
 	var ce *mux.ClosedError
+	r := reason.TunnelClosed
 	if errors.As(err, &ce) {
 		r = ce.Reason
 	}
@@ -107,7 +120,6 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	}
 	t.flows.Wait()
 	t.ended(ce)
-	return err
 }
 
 // identify takes agent and device from the certificate, and from nothing else.

@@ -13,6 +13,7 @@
 //	drive.go     the near end: rounds of bulk and of round trips
 //	vpn.go       OpenVPN and wireguard-go
 //	idle.go      memory of idle tunnels
+//	lossy.go     one connection and four on a path with loss
 //	storm.go     everybody's return to a restarted gateway
 //	reports.go   reports of many agents
 //	table.go     medians, ranges and goals

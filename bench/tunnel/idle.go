@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -157,8 +158,13 @@ func fill(n int, dial func() (*carrier.Client, error)) ([]*carrier.Client, error
 }
 
 func idleDialer(l *testbed.Lone) (*carrier.TCP, *carrier.ClientConfig, error) {
+	return dialerBy(l, nil)
+}
+
+// dialerBy is the agent's way to l, by connections of dial; nil: straight there.
+func dialerBy(l *testbed.Lone, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (*carrier.TCP, *carrier.ClientConfig, error) {
 	keys := l.Party(certid.Identity{Agent: idleAgent, Device: idleDevice})
-	channels, err := channel.New(channel.Config{Keys: keys, TLCP: true, AnyName: true, ALPN: []string{carrier.ALPN}, Peer: func(certid.Identity) error { return nil }})
+	channels, err := channel.New(channel.Config{Dial: dial, Keys: keys, TLCP: true, AnyName: true, ALPN: []string{carrier.ALPN}, Peer: func(certid.Identity) error { return nil }})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -95,6 +95,11 @@ func run(o options, names []string) error {
 			return err
 		}
 	}
+	if wants("lossy") {
+		if err := lossy(o.rounds, t); err != nil {
+			return err
+		}
+	}
 	if wants("reports") {
 		if err := reports(t); err != nil {
 			return err

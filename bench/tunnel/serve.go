@@ -130,6 +130,13 @@ func answer(c net.Conn) error {
 	}
 }
 
+// asked reads what say wrote, and returns the number.
+func asked(c net.Conn) (int64, error) {
+	var h [9]byte
+	_, err := io.ReadFull(c, h[:])
+	return int64(binary.BigEndian.Uint64(h[1:])), err
+}
+
 var errEnough = errors.New("enough")
 
 // sink takes so many bytes and then says errEnough.

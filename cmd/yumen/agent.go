@@ -235,7 +235,11 @@ func printAgentStatus(w io.Writer, s *agent.Status) {
 	}
 	if s.Gateway != "" {
 		line("gateway 网关", "%s at %s since %s", s.Gateway, s.GatewayAddr, s.Since.Local().Format("15:04:05"))
-		line("carrier 承载", "%s %s (%s)", s.Carrier, s.Suite, s.CarrierWhy)
+		several := ""
+		if s.Connections > 0 {
+			several = fmt.Sprintf(", %d connections 条连接", s.Connections)
+		}
+		line("carrier 承载", "%s %s (%s)%s", s.Carrier, s.Suite, s.CarrierWhy, several)
 	}
 	if s.Fault != "" {
 		line("tunnel 隧道", "%s", s.Fault)

@@ -109,7 +109,7 @@ func TestGCR002_M57_EveryCarrier(t *testing.T) {
 }
 
 // A tunnel over QUIC, plain and with TLCP inside, by the real programs; the race
-// takes QUIC, too.
+// takes QUIC, too. And one of three connections over TLCP.
 func TestGCR002_M71_M73_TunnelsOverQUIC(t *testing.T) {
 	t.Parallel()
 	w := worlds[ownLinks](t)
@@ -118,6 +118,7 @@ func TestGCR002_M71_M73_TunnelsOverQUIC(t *testing.T) {
 		{"sealed", "carrier: quic\nseal_tunnels: true\n", "quic+tlcp", "ECDHE_SM4_GCM_SM3"},
 		{"sealedtls", "carrier: tls\nseal_tunnels: true\n", "tls1.3+tlcp", "ECDHE_SM4_GCM_SM3"},
 		{"auto", "carrier: auto\n", "quic", "TLS_"},
+		{"several", "carrier: tlcp\nconnections: 3\n", "tlcp", "ECDHE_SM4_GCM_SM3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -144,6 +145,11 @@ func TestGCR002_M71_M73_TunnelsOverQUIC(t *testing.T) {
 			}
 			if s.Carrier != c.carrier || !strings.HasPrefix(s.Suite, c.suite) {
 				t.Errorf("carrier %s, suite %s (%s), want %s and %s", s.Carrier, s.Suite, s.CarrierWhy, c.carrier, c.suite)
+			}
+			for end := time.Now().Add(20 * time.Second); c.name == "several" && s.Connections != 3; time.Sleep(100 * time.Millisecond) {
+				if s, err = a.Status(); err != nil || time.Now().After(end) {
+					t.Fatalf("%d connections, want 3; %v", s.Connections, err)
+				}
 			}
 			start := time.Now()
 			w.Lock(u, "for the test")
