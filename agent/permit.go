@@ -34,6 +34,7 @@ type permits struct {
 func newPermits(keys *keystore.Store, ways []spa.Way, now func() time.Time) (*permits, error) {
 	p := &permits{dial: spa.Dialer{Ways: ways, Now: now}, keys: keys}
 	p.dial.Net.SetMultipathTCP(false)
+	p.dial.Net.Timeout = connectTime
 	if keys == nil {
 		return p, nil
 	}

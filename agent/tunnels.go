@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +20,8 @@ import (
 )
 
 const (
-	dialTimeout  = 5 * time.Second // one address: connection, handshake and hello
+	connectTime  = 5 * time.Second  // one address until it answers
+	dialTimeout  = 10 * time.Second // one address: connection, handshake and hello; a gateway to which all return at once needs it
 	renewTimeout = 5 * time.Second // Table 14 and its reply
 	hedgeAfter   = 700 * time.Millisecond
 	deadAfter    = 2200 * time.Millisecond // a tunnel without a reply is left for a fresh one: within 3 s (§8.2)
@@ -26,6 +29,9 @@ const (
 	renewLeast   = 45 * time.Second
 	retryFirst   = 200 * time.Millisecond
 	retryMost    = 30 * time.Second
+	closedLeast  = 500 * time.Millisecond // between attempts at a port where nobody listens
+	closedMost   = 2500 * time.Millisecond
+	closedTries  = 40
 	againFirst   = time.Second // a new token that the gateway does not know yet is shown again
 	againMost    = 10 * time.Second
 	steadyAfter  = 10 * time.Second // a tunnel that lived this long starts the back-off anew
@@ -33,18 +39,33 @@ const (
 
 // Backoff gives the waits between attempts to make a tunnel: doubling from 0.2 s
 // to 30 s, each drawn at random from its upper half, so that many agents do not
-// return at once. The zero value is at the start. It is for one goroutine.
-type Backoff struct{ n int }
+// return at once. A port where nobody listens is another matter: to ask costs
+// nobody anything, and it is probably a restart. For about a minute the waits
+// then stay within 2.5 s, so that everybody is back soon, spread over that time;
+// a gateway that is overloaded does not answer in time, and gets the longer ones.
+// The zero value is at the start. It is for one goroutine.
+type Backoff struct{ n, closed int }
 
-// Next returns the next wait.
-func (b *Backoff) Next() time.Duration {
+// Next returns the wait after an attempt that failed for err.
+func (b *Backoff) Next(err error) time.Duration {
+	if b.n > 0 && b.closed < closedTries && nobodyListens(err) {
+		b.closed++
+		return closedLeast + rand.N(closedMost-closedLeast+1)
+	}
 	most := min(2*retryFirst<<min(b.n, 20), retryMost)
 	b.n++
 	return most/2 + rand.N(most/2+1)
 }
 
+// nobodyListens reports whether the host answered that the port is closed.
+func nobodyListens(err error) bool {
+	const windowsRefused = 10061 // WSAECONNREFUSED, which package syscall does not name
+	var no syscall.Errno
+	return errors.As(err, &no) && (no == syscall.ECONNREFUSED || runtime.GOOS == "windows" && no == windowsRefused)
+}
+
 // Reset starts anew, after a tunnel that lived.
-func (b *Backoff) Reset() { b.n = 0 }
+func (b *Backoff) Reset() { *b = Backoff{} }
 
 // live is the tunnel in use.
 type live struct {
@@ -95,7 +116,7 @@ func (a *Agent) keepTunnel(ctx context.Context) error {
 			continue // ended on purpose
 		}
 		a.tunnelFault(err)
-		if !a.pause(ctx, b.Next(), s.userID) {
+		if !a.pause(ctx, b.Next(err), s.userID) {
 			return nil
 		}
 	}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,10 +65,52 @@ func TestReconnectsAreSpread(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 50 {
 		var b Backoff
-		seen[b.Next()] = true
+		seen[b.Next(errors.New("gone"))] = true
 	}
 	if len(seen) < 40 {
 		t.Errorf("50 agents draw only %d different first waits", len(seen))
+	}
+}
+
+// Ten thousand agents whose gateway is down for a while: everybody asks again
+// within 2.5 s of its return, and no tenth of a second gets more than a tenth of
+// them. A gateway that is there and does not answer in time is asked ever later.
+func TestAgentsReturnSoonAndNotAtOnce(t *testing.T) {
+	const agents, slot = 10_000, 100 * time.Millisecond
+	refused := fmt.Errorf("dial gateway: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)})
+	for _, down := range []time.Duration{time.Second, 5 * time.Second, 40 * time.Second} {
+		var at [26]int
+		for range agents {
+			var b Backoff
+			when := b.Next(errors.New("tunnel ended"))
+			for when < down {
+				when += b.Next(refused)
+			}
+			if late := when - down; late > closedMost {
+				t.Fatalf("down for %v: an agent comes %v after the return", down, late)
+			} else {
+				at[late/slot]++
+			}
+		}
+		if most := slices.Max(at[:]); most > agents/10 {
+			t.Errorf("down for %v: %d of %d agents in one %v", down, most, agents, slot)
+		}
+	}
+	var b Backoff
+	for range 20 {
+		b.Next(context.DeadlineExceeded)
+	}
+	if d := b.Next(context.DeadlineExceeded); d < retryMost/2 {
+		t.Errorf("a gateway that does not answer is asked again after %v", d)
+	}
+	if d := b.Next(refused); d > closedMost {
+		t.Errorf("one that was restarted then, after %v", d)
+	}
+	for range closedTries {
+		b.Next(refused)
+	}
+	if d := b.Next(refused); d < retryMost/2 {
+		t.Errorf("a port that stays closed is asked again after %v", d)
 	}
 }
 
