@@ -49,8 +49,17 @@ type Sizes struct {
 	Denied   int // exact addresses and IPv6 /64; default 65536
 	Networks int // other denied networks; default 4096
 	Tickets  int // default 65536
-	Openings int // 5-tuples at once, the oldest goes; default 65536
+	Openings int // 5-tuples at once, rounded up to a power of two; where half of them are in use the oldest may go; default 65536
 	Sources  int // buckets of the sources' rate, a power of two; default 65536
+}
+
+// buckets is how many buckets of flows there are.
+func (s *Sizes) buckets() int {
+	n := 1
+	for n*flowWays < s.Openings {
+		n *= 2
+	}
+	return n
 }
 
 // MaxManagement is how many networks may manage.
@@ -148,8 +157,8 @@ func (c *Config) Validate() error {
 // settings returns c as the program's read-only data.
 func (c *Config) settings() *guardGuardSettings {
 	s := &guardGuardSettings{
-		RateMask: uint32(c.Sizes.Sources - 1), KnockPort: c.KnockPort,
-		FlowIdle: uint64(c.FlowIdle), SynOpen: uint64(c.SYNOpen), Managements: uint32(len(c.Management)),
+		RateMask: uint32(c.Sizes.Sources - 1), FlowMask: uint32(c.Sizes.buckets() - 1), KnockPort: c.KnockPort,
+		FlowIdle: moments(c.FlowIdle), SynOpen: moments(c.SYNOpen), Managements: uint32(len(c.Management)),
 		Dhcp: bit(c.DHCP), Ping: bit(c.Ping), SynToken: bit(c.SYNToken),
 	}
 	s.RateInterval, s.RateBurst = c.Rate.gcra()

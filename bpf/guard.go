@@ -10,8 +10,10 @@
 //
 //	config.go   settings: read-only data of the program; new ones are a new
 //	            program and one update of the link
-//	load.go     Open, Attach, Pin, Detach: nothing passes unseen in between
+//	load.go     Open, Attach, Detach: nothing passes unseen in between
+//	pin.go      pins, and taking over what is pinned
 //	tickets.go  tickets and openings
+//	flows.go    the table of open 5-tuples, as the program fills it
 //	deny.go     deny lists and the bitmap in front of them
 //	known.go    the prefilter of sources that something may be open for
 //	watch.go    counters, sampled drops, knocks

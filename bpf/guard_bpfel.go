@@ -30,6 +30,15 @@ type guardDropEvent struct {
 	Length     uint32
 }
 
+type guardFlowBucket struct {
+	_    structs.HostLayout
+	Slot [4]struct {
+		_     structs.HostLayout
+		Seen  uint64
+		Alias uint64
+	}
+}
+
 type guardGuardSettings struct {
 	_            structs.HostLayout
 	TcpPublished [1024]uint64
@@ -56,11 +65,12 @@ type guardGuardSettings struct {
 	SynOpen        uint64
 	Managements    uint32
 	RateMask       uint32
+	FlowMask       uint32
 	KnockPort      uint16
 	Dhcp           uint8
 	Ping           uint8
 	SynToken       uint8
-	Pad            [3]uint8
+	Pad            [7]uint8
 }
 
 type guardKnockEvent struct {
@@ -81,9 +91,6 @@ type guardOpening struct {
 	_     structs.HostLayout
 	Until uint64
 	Alias uint64
-	Epoch uint32
-	Fresh uint32
-	Pad   uint32
 	Bound uint32
 	Whom  struct {
 		_      structs.HostLayout
@@ -91,10 +98,9 @@ type guardOpening struct {
 			_ structs.HostLayout
 			W [4]uint32
 		}
-		SourcePort uint16
-		Port       uint16
-		Protocol   uint8
-		Pad        [3]uint8
+		Port     uint16
+		Protocol uint8
+		Pad      uint8
 	}
 }
 
@@ -128,9 +134,11 @@ type guardTuning struct {
 	Epoch      uint32
 	Samples    uint32
 	SynCookies uint32
-	Pad        uint32
+	Clock      uint32
 	KnownShift [2]uint32
 	Seed       [2]uint64
+	Secret     [4]uint64
+	Narrowed   uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -142,6 +150,8 @@ const (
 	guardMapDenyExact        = "deny_exact"
 	guardMapDenyTrie         = "deny_trie"
 	guardMapDrops            = "drops"
+	guardMapFlowSources      = "flow_sources"
+	guardMapFlows            = "flows"
 	guardMapKnocks           = "knocks"
 	guardMapKnown            = "known"
 	guardMapOpenable         = "openable"
@@ -204,18 +214,20 @@ type guardProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type guardMapSpecs struct {
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	DenyBits  *ebpf.MapSpec `ebpf:"deny_bits"`
-	DenyExact *ebpf.MapSpec `ebpf:"deny_exact"`
-	DenyTrie  *ebpf.MapSpec `ebpf:"deny_trie"`
-	Drops     *ebpf.MapSpec `ebpf:"drops"`
-	Knocks    *ebpf.MapSpec `ebpf:"knocks"`
-	Known     *ebpf.MapSpec `ebpf:"known"`
-	Openable  *ebpf.MapSpec `ebpf:"openable"`
-	Openings  *ebpf.MapSpec `ebpf:"openings"`
-	Rates     *ebpf.MapSpec `ebpf:"rates"`
-	Tickets   *ebpf.MapSpec `ebpf:"tickets"`
-	Tune      *ebpf.MapSpec `ebpf:"tune"`
+	Counters    *ebpf.MapSpec `ebpf:"counters"`
+	DenyBits    *ebpf.MapSpec `ebpf:"deny_bits"`
+	DenyExact   *ebpf.MapSpec `ebpf:"deny_exact"`
+	DenyTrie    *ebpf.MapSpec `ebpf:"deny_trie"`
+	Drops       *ebpf.MapSpec `ebpf:"drops"`
+	FlowSources *ebpf.MapSpec `ebpf:"flow_sources"`
+	Flows       *ebpf.MapSpec `ebpf:"flows"`
+	Knocks      *ebpf.MapSpec `ebpf:"knocks"`
+	Known       *ebpf.MapSpec `ebpf:"known"`
+	Openable    *ebpf.MapSpec `ebpf:"openable"`
+	Openings    *ebpf.MapSpec `ebpf:"openings"`
+	Rates       *ebpf.MapSpec `ebpf:"rates"`
+	Tickets     *ebpf.MapSpec `ebpf:"tickets"`
+	Tune        *ebpf.MapSpec `ebpf:"tune"`
 }
 
 // guardVariableSpecs contains global variables before they are loaded into the kernel.
@@ -247,18 +259,20 @@ func (o *guardObjects) Close() error {
 //
 // It can be passed to loadGuardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type guardMaps struct {
-	Counters  *ebpf.Map `ebpf:"counters"`
-	DenyBits  *ebpf.Map `ebpf:"deny_bits"`
-	DenyExact *ebpf.Map `ebpf:"deny_exact"`
-	DenyTrie  *ebpf.Map `ebpf:"deny_trie"`
-	Drops     *ebpf.Map `ebpf:"drops"`
-	Knocks    *ebpf.Map `ebpf:"knocks"`
-	Known     *ebpf.Map `ebpf:"known"`
-	Openable  *ebpf.Map `ebpf:"openable"`
-	Openings  *ebpf.Map `ebpf:"openings"`
-	Rates     *ebpf.Map `ebpf:"rates"`
-	Tickets   *ebpf.Map `ebpf:"tickets"`
-	Tune      *ebpf.Map `ebpf:"tune"`
+	Counters    *ebpf.Map `ebpf:"counters"`
+	DenyBits    *ebpf.Map `ebpf:"deny_bits"`
+	DenyExact   *ebpf.Map `ebpf:"deny_exact"`
+	DenyTrie    *ebpf.Map `ebpf:"deny_trie"`
+	Drops       *ebpf.Map `ebpf:"drops"`
+	FlowSources *ebpf.Map `ebpf:"flow_sources"`
+	Flows       *ebpf.Map `ebpf:"flows"`
+	Knocks      *ebpf.Map `ebpf:"knocks"`
+	Known       *ebpf.Map `ebpf:"known"`
+	Openable    *ebpf.Map `ebpf:"openable"`
+	Openings    *ebpf.Map `ebpf:"openings"`
+	Rates       *ebpf.Map `ebpf:"rates"`
+	Tickets     *ebpf.Map `ebpf:"tickets"`
+	Tune        *ebpf.Map `ebpf:"tune"`
 }
 
 func (m *guardMaps) Close() error {
@@ -268,6 +282,8 @@ func (m *guardMaps) Close() error {
 		m.DenyExact,
 		m.DenyTrie,
 		m.Drops,
+		m.FlowSources,
+		m.Flows,
 		m.Knocks,
 		m.Known,
 		m.Openable,

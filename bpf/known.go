@@ -44,10 +44,16 @@ const (
 	tuneTrie4  = 2
 	tuneTrie6  = 3
 	tuneEpoch  = 4
+	tuneClock  = 7
 	tuneCookie = 6
 	tuneShift  = 8 // and 9
 	tuneSeed   = 5 // in 64-bit words
+	tuneSecret = 7 // the same
 )
+
+// knockedWords is how many words of the map openable stand before those of UDP
+// ports that a knock opened.
+const knockedWords = 1024
 
 const (
 	knownWords = 1 << 18 // of one half of the prefilter
@@ -65,9 +71,7 @@ func (g *Guard) seed() [2]uint64 { return [2]uint64{g.tune.load(tuneSeed), g.tun
 // recheck has every open flow compared with tickets and deny lists once more.
 // It comes after what narrowed them.
 func (g *Guard) recheck() {
-	if atomic.AddUint32(g.tune.at32(tuneEpoch), 1) == 0 {
-		atomic.AddUint32(g.tune.at32(tuneEpoch), 1)
-	}
+	atomic.AddUint32(g.tune.at32(tuneEpoch), 1)
 }
 
 // mix is the program's keyed hash of two words.
@@ -84,27 +88,26 @@ func halves(w [4]uint32) (upper, lower uint64) {
 }
 
 func sourceHash(seed [2]uint64, source [4]uint32) uint64 {
-	upper, lower := halves(source)
-	return mix(seed, upper, lower)
+	return mix(seed, uint64(source[0])|uint64(source[1])<<32, uint64(source[2])|uint64(source[3])<<32)
 }
 
 // openingKey returns the key that the program has for o.
 func openingKey(seed [2]uint64, o *guardOpening) uint64 {
 	w := &o.Whom
-	return sourceHash(seed, w.Source.W) ^ (uint64(w.SourcePort)|uint64(w.Port)<<16|uint64(w.Protocol)<<32)*0x9e3779b97f4a7c15
+	return sourceHash(seed, w.Source.W) ^ (uint64(w.Port)<<16|uint64(w.Protocol)<<32)*0x9e3779b97f4a7c15
 }
 
-// show sets the bits of a source in one half.
-func (g *Guard) show(half int, source [4]uint32) {
-	h := sourceHash(g.seed(), source)
+// show sets the bits of the source with hash h in one half.
+func (g *Guard) show(half int, h uint64) {
 	word := int(h>>g.tune.load32(tuneShift+half)) & (knownWords - 1)
 	g.known.or(half*knownWords+word, 1<<(h&63)|1<<(h>>6&63)|1<<(h>>12&63)|1<<(h>>18&63))
 }
 
 // makeKnown marks a source that something is open for, in both halves.
 func (g *Guard) makeKnown(source [4]uint32) {
-	g.show(0, source)
-	g.show(1, source)
+	h := sourceHash(g.seed(), source)
+	g.show(0, h)
+	g.show(1, h)
 	g.shown.Add(1)
 }
 
@@ -153,9 +156,10 @@ func (g *Guard) fillKnown(shift uint32) (n int, err error) {
 			_ = g.maps[guardMapOpenings].Delete(&k) // else it stays until the oldest goes
 			continue
 		}
-		g.show(next, v.Whom.Source.W)
+		g.show(next, sourceHash(g.seed(), v.Whom.Source.W))
 		n++
 	}
+	n += g.flows.sweep(g.tune.load32(tuneClock), moments(g.cfg.FlowIdle), func(source uint64) { g.show(next, source) })
 	return n, it.Err()
 }
 

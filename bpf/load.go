@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,10 +18,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
-
-// layout is the version of the maps' meaning. Another one has a folder of its
-// own, so that an old program never reads new maps.
-const layout = "v2"
 
 // Guard is one loaded guard. Make it with [Open]. Its methods may be called
 // from any goroutine.
@@ -35,6 +30,7 @@ type Guard struct {
 	bits  *words64
 	known *words64
 	ports *words64 // that something may be open at
+	flows flows
 	deny  denied
 
 	mu     sync.Mutex
@@ -42,6 +38,7 @@ type Guard struct {
 	link   link.Link     // guarded by mu; nil: not attached
 	mode   Mode          // guarded by mu
 	pinned bool          // guarded by mu
+	former string        // guarded by mu; folder of pins of another layout, that the link is still in
 
 	sampled   uint64        // drops at the last adjustment; for the goroutine of Run
 	published uint64        // packets to published ports, then; for the goroutine of Run
@@ -50,8 +47,6 @@ type Guard struct {
 	shown     atomic.Uint64 // sources since then
 	stats     eventStats
 }
-
-func (c *Config) folder() string { return filepath.Join(c.PinDir, "yumen", layout, c.Interface) }
 
 // Open loads program and maps. Maps and link of a guard that is pinned for the
 // interface are taken over as they are: it goes on with its old program until
@@ -88,57 +83,38 @@ func openSpec(spec *ebpf.CollectionSpec, cfg Config) (*Guard, error) {
 		return nil, explain(err)
 	}
 	g.maps, g.prog = coll.Maps, coll.Programs[guardProgGuard]
-	if err := g.open(dir); err != nil {
+	if err := g.open(); err != nil {
 		g.Close()
 		return nil, err
 	}
 	return g, nil
 }
 
-func (g *Guard) open(dir string) (err error) {
+func (g *Guard) open() (err error) {
 	for _, m := range []struct {
 		name string
 		to   **words64
-	}{{guardMapTune, &g.tune}, {guardMapDenyBits, &g.bits}, {guardMapKnown, &g.known}, {guardMapOpenable, &g.ports}} {
+	}{{guardMapTune, &g.tune}, {guardMapDenyBits, &g.bits}, {guardMapKnown, &g.known}, {guardMapOpenable, &g.ports}, {guardMapFlows, &g.flows.slots}, {guardMapFlowSources, &g.flows.sources}} {
 		if *m.to, err = mapWords(g.maps[m.name]); err != nil {
 			return fmt.Errorf("map guard memory %s: %w", m.name, err)
 		}
 	}
 	if g.seed() == [2]uint64{} {
-		var b [16]byte
+		var b [48]byte
 		_, _ = rand.Read(b[:]) // never fails
-		g.tune.store(tuneSeed, binary.LittleEndian.Uint64(b[:])|1)
+		for i := range 4 {
+			g.tune.store(tuneSecret+i, binary.LittleEndian.Uint64(b[16+8*i:])|1)
+		}
 		g.tune.store(tuneSeed+1, binary.LittleEndian.Uint64(b[8:]))
-		g.tune.store32(tuneEpoch, 1)
-		g.tune.store32(tuneSample, noSamples) // until Run takes them
+		g.tune.store(tuneSeed, binary.LittleEndian.Uint64(b[:])|1) // last: what stands here tells that all do
+		g.tune.store32(tuneSample, noSamples)                      // until Run takes them
 		g.tune.store32(tuneShift, shiftFor(0))
 		g.tune.store32(tuneShift+1, shiftFor(0))
 	}
 	if err := g.deny.recall(g); err != nil {
 		return err
 	}
-	l, err := link.LoadPinnedLink(filepath.Join(dir, "link"), nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("take over pinned guard: %w", err)
-	}
-	// An interface that was made anew has lost its program; the pin is a shell.
-	if ifc, err := net.InterfaceByName(g.cfg.Interface); err != nil || ifindexOf(l) != ifc.Index {
-		g.log.Warn("pinned guard hangs on an interface that is gone", zap.String("interface", g.cfg.Interface))
-		return errors.Join(l.Unpin(), l.Close())
-	}
-	g.link, g.pinned, g.mode = l, true, Auto
-	return nil
-}
-
-func ifindexOf(l link.Link) int {
-	info, err := l.Info()
-	if err != nil || info.XDP() == nil {
-		return 0
-	}
-	return int(info.XDP().Ifindex)
+	return g.takeOver()
 }
 
 // load makes the collection of cfg over the maps of old.
@@ -146,7 +122,8 @@ func load(spec *ebpf.CollectionSpec, cfg *Config, old map[string]*ebpf.Map) (*eb
 	spec = spec.Copy()
 	for name, n := range map[string]int{
 		guardMapDenyExact: cfg.Sizes.Denied, guardMapDenyTrie: cfg.Sizes.Networks, guardMapTickets: cfg.Sizes.Tickets,
-		guardMapOpenings: cfg.Sizes.Openings, guardMapRates: cfg.Sizes.Sources,
+		guardMapOpenings: cfg.Sizes.Openings, guardMapFlows: cfg.Sizes.buckets(), guardMapFlowSources: cfg.Sizes.buckets() * flowWays,
+		guardMapRates: cfg.Sizes.Sources,
 	} {
 		spec.Maps[name].MaxEntries = uint32(n)
 	}
@@ -169,26 +146,6 @@ func explain(err error) error {
 		return fmt.Errorf("load guard program: %w: %w (Linux 5.18 or newer with BPF is needed)", ErrUnsupported, err)
 	}
 	return fmt.Errorf("load guard program: %w", err)
-}
-
-// pinnedMaps returns the maps that are pinned in dir.
-func pinnedMaps(spec *ebpf.CollectionSpec, dir string) (map[string]*ebpf.Map, error) {
-	old := map[string]*ebpf.Map{}
-	for name := range spec.Maps {
-		if name[0] == '.' { // data sections belong to one program
-			continue
-		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
-		switch {
-		case err == nil:
-			old[name] = m
-		case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission), errors.Is(err, ebpf.ErrNotSupported):
-		default:
-			closeAll(old)
-			return nil, fmt.Errorf("open pinned guard map: %w", err)
-		}
-	}
-	return old, nil
 }
 
 func closeAll(maps map[string]*ebpf.Map) {
@@ -241,87 +198,6 @@ func (g *Guard) Attach() error {
 	return nil
 }
 
-// Prepare makes the folder of pins, for which [Guard.Pin] may lack the right
-// later.
-func (g *Guard) Prepare() error {
-	if err := ensureBPFFS(g.cfg.PinDir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(g.cfg.folder(), 0o700); err != nil {
-		return fmt.Errorf("make folder of pins: %w", err)
-	}
-	return nil
-}
-
-// Pin keeps the attached guard and its maps beyond this process.
-func (g *Guard) Pin() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.link == nil {
-		return errors.New("pin guard: it is not attached")
-	}
-	return g.pin()
-}
-
-func (g *Guard) pin() error {
-	if err := ensureBPFFS(g.cfg.PinDir); err != nil {
-		return err
-	}
-	dir := g.cfg.folder()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("pin guard: %w", err)
-	}
-	for name, m := range g.maps {
-		if name[0] == '.' {
-			continue
-		}
-		path := filepath.Join(dir, name)
-		if same(m, path) {
-			continue
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("pin guard: %w", err)
-		}
-		clone, err := m.Clone()
-		if err != nil {
-			return fmt.Errorf("pin guard map %s: %w", name, err)
-		}
-		err = clone.Pin(path)
-		clone.Close()
-		if err != nil {
-			return fmt.Errorf("pin guard map %s: %w", name, err)
-		}
-	}
-	if g.pinned {
-		return nil
-	}
-	if err := g.link.Pin(filepath.Join(dir, "link")); err != nil {
-		return fmt.Errorf("pin guard link: %w", err)
-	}
-	g.pinned = true
-	return nil
-}
-
-// same reports whether path is a pin of m.
-func same(m *ebpf.Map, path string) bool {
-	old, err := ebpf.LoadPinnedMap(path, nil)
-	if err != nil {
-		return false
-	}
-	defer old.Close()
-	a, err := m.Info()
-	if err != nil {
-		return false
-	}
-	b, err := old.Info()
-	if err != nil {
-		return false
-	}
-	x, _ := a.ID()
-	y, _ := b.ID()
-	return x == y
-}
-
 // Configure puts another configuration in force by one update of the link.
 // Interface, mode, sizes and pin folder stay as they are.
 func (g *Guard) Configure(cfg Config) error {
@@ -368,9 +244,12 @@ func (g *Guard) Detach() error {
 	}
 	err = errors.Join(err, detach(g.link), g.link.Close())
 	g.link, g.pinned, g.mode = nil, false, Auto
-	if e := os.RemoveAll(g.cfg.folder()); e != nil && !errors.Is(e, os.ErrNotExist) {
-		err = errors.Join(err, e)
+	for _, dir := range []string{g.cfg.folder(), g.former} {
+		if dir != "" {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
 	}
+	g.former = ""
 	if err != nil {
 		return fmt.Errorf("detach guard from %s: %w", g.cfg.Interface, err)
 	}
@@ -389,7 +268,7 @@ func (g *Guard) Close() error {
 	if g.prog != nil {
 		g.prog.Close()
 	}
-	for _, w := range []*words64{g.tune, g.bits, g.known, g.ports} {
+	for _, w := range []*words64{g.tune, g.bits, g.known, g.ports, g.flows.slots, g.flows.sources} {
 		w.close()
 	}
 	closeAll(g.maps)
@@ -416,46 +295,4 @@ func (g *Guard) Management(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.ContainsFunc(g.cfg.Management, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) })
-}
-
-// Remove takes a pinned guard off without its process: the way back when the
-// gateway does not run. It reports whether there was one.
-func Remove(pinDir, iface string) (bool, error) {
-	cfg := Config{Interface: iface, PinDir: pinDir}
-	cfg.Complete()
-	if iface == "" || iface != filepath.Base(iface) || iface == "." || iface == ".." {
-		return false, fmt.Errorf("remove guard: %q is no interface", iface)
-	}
-	dir := cfg.folder()
-	l, err := link.LoadPinnedLink(filepath.Join(dir, "link"), nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("remove guard from %s: %w", iface, err)
-	}
-	err = errors.Join(l.Unpin(), detach(l), l.Close(), os.RemoveAll(dir))
-	if err != nil {
-		return false, fmt.Errorf("remove guard from %s: %w", iface, err)
-	}
-	return true, nil
-}
-
-// Pinned reports whether a guard is pinned for iface.
-func Pinned(pinDir, iface string) bool {
-	cfg := Config{Interface: iface, PinDir: pinDir}
-	cfg.Complete()
-	_, err := os.Stat(filepath.Join(cfg.folder(), "link"))
-	return err == nil
-}
-
-// detach takes a link off its interface, which may be gone.
-func detach(l link.Link) error {
-	if d, ok := l.(interface{ Detach() error }); ok {
-		if ifindexOf(l) == 0 {
-			return nil
-		}
-		return d.Detach()
-	}
-	return nil
 }

@@ -335,15 +335,13 @@ func (m *model) admitUDP(p *modelPacket, else_ func(Verdict) Verdict) Verdict {
 // opened is what knocks and tokens opened.
 func (m *model) opened(p *modelPacket) Verdict {
 	k := modelOpening{p.source, p.from, p.port, p.protocol}
-	if alias, ok := m.flows[k]; ok {
-		if m.tickets[alias] != nil {
-			return PassFlow
-		}
-		return 0
+	counts := func(alias [8]byte) bool { return m.tickets[alias] != nil && !m.tickets[alias].expired }
+	if alias, ok := m.flows[k]; ok && counts(alias) {
+		return PassFlow
 	}
 	k.from = 0
 	o := m.knocked[k]
-	if o == nil || m.tickets[o.alias] == nil {
+	if o == nil || !counts(o.alias) {
 		return 0
 	}
 	if !o.taken {

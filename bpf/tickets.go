@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 func aliasKey(a [8]byte) uint64 { return binary.LittleEndian.Uint64(a[:]) }
@@ -68,6 +69,9 @@ func (g *Guard) OpenPort(source netip.Addr, port uint16, protocol uint8, alias [
 	v := guardOpening{Until: uint64(Now() + d), Alias: aliasKey(alias)}
 	v.Whom.Source.W, v.Whom.Port, v.Whom.Protocol = words(source), swap(port), protocol
 	g.ports.or(int(port>>6), 1<<(port&63)) // before there is something to find
+	if protocol == unix.IPPROTO_UDP {
+		g.ports.or(knockedWords+int(port>>6), 1<<(port&63))
+	}
 	if err := g.maps[guardMapOpenings].Put(openingKey(g.seed(), &v), &v); err != nil {
 		return fmt.Errorf("open port %d for %s: %w", port, source, err)
 	}

@@ -48,7 +48,7 @@ type GuardSizes struct {
 	Denied   int `yaml:"denied"`   // exact addresses and IPv6 /64; default 65536
 	Networks int `yaml:"networks"` // other denied networks; default 4096
 	Tickets  int `yaml:"tickets"`  // about four a device; default 65536
-	Openings int `yaml:"openings"` // connections that are being opened; default 65536
+	Openings int `yaml:"openings"` // UDP flows that are open, connections that are being opened; default 65536
 }
 
 func (c *GuardConfig) complete() {

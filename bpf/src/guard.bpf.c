@@ -32,7 +32,6 @@
 #define TOKEN_BYTES 20
 #define MAX_EXTENSIONS 6
 #define FIRST_CLIENT 1024 /* below are servers, which wait for no answers */
-#define FRESH 16 /* jiffies: 16 to 160 ms, far below flow_idle */
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL"; /* the loader's word for: GPL helpers may be used */
 
@@ -68,10 +67,12 @@ struct {
 } known SEC(".maps");
 
 /* A bit for each port that a ticket or a knock was ever for: at the others
- * nothing is open, whoever sends. */
+ * nothing is open, whoever sends. Behind them a bit for each UDP port that a
+ * knock opened. */
+#define KNOCKED_WORDS 1024
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 2 * KNOCKED_WORDS);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, __u64);
@@ -127,6 +128,23 @@ struct {
 } openings SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_MMAPABLE); /* for user space, and for lines of its own */
+	__type(key, __u32);
+	__type(value, struct flow_bucket);
+} flows SEC(".maps");
+
+/* The hash of each flow's source, from which the prefilter is made anew. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384 * FLOW_WAYS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} flow_sources SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
 } drops SEC(".maps");
@@ -145,6 +163,11 @@ const struct knock_event *unused_knock_event __attribute__((unused));
 struct packet {
 	struct address source;
 	struct address destination;
+	__u64 hash; /* of the source; from here on what find_opening leaves */
+	__u64 flow; /* hash of the 5-tuple; 0: nobody looked for it */
+	__u32 now;  /* moment */
+	__u32 slot; /* that the flow has and that does not count, plus 1; 0: none */
+	__u32 half; /* of the prefilter, that has the source, plus 1; 0: neither */
 	__u16 ip_at;   /* offset of the IP header */
 	__u16 at;      /* offset of what is to be read next: at last, of the ports */
 	__u16 end;     /* offset behind the IP packet */
@@ -421,7 +444,7 @@ static __always_inline __u64 known_mask(__u64 h)
 
 static __always_inline __u64 source_hash(const struct packet *p, const struct tuning *t)
 {
-	return mix(t, upper(&p->source), lower(&p->source));
+	return mix(t, *(__u64 *)&p->source.w[0], *(__u64 *)&p->source.w[2]);
 }
 
 /* known_word is the place of the source with hash h in a half. */
@@ -432,44 +455,40 @@ static __always_inline __u32 known_word(__u64 h, const struct tuning *t, __u32 h
 	return ((h >> (shift & 63)) & (KNOWN_WORDS - 1)) + half * KNOWN_WORDS;
 }
 
-/* is_known reports whether something may be open for the source whose hash is h. */
-static __always_inline int is_known(__u64 h, const struct tuning *t)
+/* is_known reports whether something may be open for the source whose hash is h,
+ * by one half of the prefilter. */
+static __always_inline int is_known(__u64 h, const struct tuning *t, __u32 half)
 {
-	__u32 index = known_word(h, t, t->known_half & 1);
+	__u32 index = known_word(h, t, half);
 	__u64 mask = known_mask(h), *word = bpf_map_lookup_elem(&known, &index);
 
 	return word && (*word & mask) == mask;
 }
 
-/* is_openable reports whether anything may be open at port. */
-static __always_inline int is_openable(__u16 port)
+/* is_openable reports whether anything may be open at port; knocked: whether
+ * something may that a knock opened, for UDP. */
+static __always_inline int is_openable(__u16 port, int knocked)
 {
-	__u32 n = bpf_ntohs(port), index = n >> 6;
+	__u32 n = bpf_ntohs(port), index = (n >> 6) + (knocked ? KNOCKED_WORDS : 0);
 	__u64 *word = bpf_map_lookup_elem(&openable, &index);
 
 	return word && (*word >> (n & 63)) & 1;
 }
 
-GLOBAL int make_known(struct packet *p)
+/* make_known has both halves know a source, of which one may do so already. */
+static __always_inline void make_known(__u64 h, const struct tuning *t, __u32 known_in)
 {
-	__u64 h, mask, *word;
-	struct tuning *t;
-	__u32 index;
+	__u64 mask = known_mask(h), *word;
 
-	if (!p)
-		return 0;
-	t = tuned();
-	if (!t)
-		return 0;
-	h = source_hash(p, t);
-	mask = known_mask(h);
-	for (int half = 0; half < 2; half++) {
-		index = known_word(h, t, half);
+	for (__u32 half = 0; half < 2; half++) {
+		__u32 index = known_word(h, t, half);
+
+		if (half + 1 == known_in)
+			continue;
 		word = bpf_map_lookup_elem(&known, &index);
 		if (word && (*word & mask) != mask)
 			__sync_fetch_and_or(word, mask);
 	}
-	return 0;
 }
 
 /* gcra takes one from the credit at tat and reports whether it was there. */
@@ -480,7 +499,7 @@ static __always_inline int gcra(__u64 *tat, __u64 now, __u64 interval, __u64 bur
 	next += interval;
 	if (next - now > burst + interval)
 		return 0;
-	__sync_val_compare_and_swap(tat, old, next); /* lost to another CPU: one more passes */
+	*tat = next; /* lost to another CPU: one more passes */
 	return 1;
 }
 
@@ -845,65 +864,200 @@ static __always_inline int read_token(struct xdp_md *ctx, const struct packet *p
 	return 1;
 }
 
-/* opening_key is the key of the source with hash h, at these ports. */
-static __always_inline __u64 opening_key(__u64 h, __u16 source_port, __u16 port, __u8 protocol)
+/* ---- what is open ---- */
+
+static __always_inline __u64 stir(__u64 x, const struct tuning *t)
 {
-	return h ^ (source_port | (__u64)port << 16 | (__u64)protocol << 32) * 0x9e3779b97f4a7c15ULL;
+	x *= t->secret[1];
+	x = (x ^ (x >> 32)) * t->secret[2];
+	return x ^ (x >> 32);
 }
 
-static __always_inline struct opening *opening_of(const struct packet *p, __u64 h, __u16 source_port)
+/* flow_hash is a hash of the 5-tuple under secret factors. Of two IPv4 flows of a
+ * protocol it is never the same: their tuple is one word, and each step can be
+ * taken back. An IPv6 tuple is three. */
+static __always_inline __u64 flow_hash(const struct packet *p, const struct tuning *t)
 {
-	__u64 key = opening_key(h, source_port, p->port, p->protocol);
-	struct opening *o = bpf_map_lookup_elem(&openings, &key);
+	__u64 x = t->secret[0] + (p->family | p->protocol << 8) * t->secret[3], ports = p->source_port | (__u64)p->port << 16;
 
-	if (!o || o->whom.source.w[3] != p->source.w[3] || o->whom.source.w[2] != p->source.w[2] || o->whom.source.w[1] != p->source.w[1] ||
-	    o->whom.source.w[0] != p->source.w[0] || o->whom.source_port != source_port || o->whom.port != p->port || o->whom.protocol != p->protocol)
+	if (p->family == FAMILY_V6) {
+		x = stir(x ^ *(__u64 *)&p->source.w[0], t);
+		x = stir(x ^ *(__u64 *)&p->source.w[2], t);
+	} else {
+		ports |= (__u64)p->source.w[3] << 32;
+	}
+	x = stir(x ^ ports, t);
+	return x >> MOMENT_BITS ? x : x | 1ULL << MOMENT_BITS; /* a tag is never 0 */
+}
+
+static __always_inline __u32 choice_of(__u64 flow, int choice)
+{
+	return (choice ? flow ^ flow >> 40 : flow) & settings.flow_mask;
+}
+
+#define MOMENTS ((1 << MOMENT_BITS) - 1)
+
+static __always_inline __u32 moment(void)
+{
+	return (bpf_jiffies64() >> MOMENT) & MOMENTS;
+}
+
+/* slot_in is where a flow stands in a bucket, or FLOW_WAYS. */
+static __always_inline __u32 slot_in(const struct flow_bucket *b, __u64 flow)
+{
+	for (__u32 i = 0; i < FLOW_WAYS; i++)
+		if ((b->slot[i].seen ^ flow) >> MOMENT_BITS == 0)
+			return i;
+	return FLOW_WAYS;
+}
+
+/* counts reports whether what the ticket of alias opened may stay open. */
+static __always_inline int counts(__u64 alias)
+{
+	struct ticket *k = bpf_map_lookup_elem(&tickets, &alias);
+
+	return k && bpf_ktime_get_coarse_ns() < k->until;
+}
+
+/* find_flow looks for p's 5-tuple. One that was looked at a moment ago, and since
+ * when nothing was narrowed, costs no more than its line. */
+static __always_inline int find_flow(struct packet *p, struct tuning *t)
+{
+	__u32 now = moment(), epoch = *(volatile __u32 *)&t->epoch, index, i, age; /* read before what they stand for */
+	__u64 flow = flow_hash(p, t), narrowed = *(volatile __u64 *)&t->narrowed, seen;
+	struct flow_bucket *b;
+
+	p->now = now;
+	p->flow = flow;
+	index = choice_of(flow, 0);
+	b = bpf_map_lookup_elem(&flows, &index);
+	if (!b)
+		return V_NONE;
+	i = slot_in(b, flow);
+	if (i == FLOW_WAYS) {
+		index = choice_of(flow, 1);
+		b = bpf_map_lookup_elem(&flows, &index);
+		if (!b)
+			return V_NONE;
+		i = slot_in(b, flow);
+		if (i == FLOW_WAYS)
+			return V_NONE;
+	}
+	seen = b->slot[i].seen;
+	age = (now - (__u32)seen) & MOMENTS;
+	/* What was seen in the moment of the narrowing, or in the next by another
+	 * CPU, may have been seen before it. */
+	if (age == 0 && narrowed >> 32 == epoch && ((now - (__u32)narrowed) & MOMENTS) > 1)
+		return V_FLOW;
+	if (narrowed >> 32 != epoch)
+		t->narrowed = (__u64)epoch << 32 | now;
+	if (age >= (p->protocol == IPPROTO_UDP ? settings.flow_idle : settings.syn_open) || !counts(b->slot[i].alias)) {
+		p->slot = index * FLOW_WAYS + i + 1;
+		return V_NONE;
+	}
+	if (is_denied(p) && !is_managed(p))
+		return V_DENIED;
+	if (t->clock != now)
+		t->clock = now;
+	if (p->protocol == IPPROTO_UDP) /* of TCP only the SYN comes here. What took its place meanwhile stays. */
+		__sync_val_compare_and_swap(&b->slot[i].seen, seen, (seen & ~(__u64)MOMENTS) | now);
+	return V_FLOW;
+}
+
+/* oldest_in is the slot of a bucket that was silent the longest, and above its two
+ * bits for how many moments; a free one was since moment 0. Without branches: each
+ * would double what is to be verified. */
+static __always_inline __u64 oldest_in(const struct flow_bucket *b, __u32 now)
+{
+	__u64 best = 0;
+
+	for (__u32 i = 0; i < FLOW_WAYS; i++) {
+		__u64 seen = b->slot[i].seen, more = (((now - seen) & MOMENTS) << 2 | i) - best;
+
+		best += more & ~(__u64)((__s64)more >> 63);
+	}
+	return best;
+}
+
+/* place is the slot that p's flow should take: its own, else a free one of its
+ * first bucket, else of its second, else the one that was silent the longest. */
+static __always_inline __u32 place(struct packet *p, const struct tuning *t)
+{
+	__u32 first, second;
+	struct flow_bucket *b, *c;
+	__u64 oldest, other;
+
+	first = choice_of(p->flow, 0);
+	second = choice_of(p->flow, 1);
+	b = bpf_map_lookup_elem(&flows, &first);
+	c = bpf_map_lookup_elem(&flows, &second);
+	if (!b || !c)
 		return 0;
-	return o;
+	oldest = oldest_in(b, p->now);
+	if (oldest >> 2 >= settings.flow_idle)
+		return first * FLOW_WAYS + (oldest & 3);
+	other = oldest_in(c, p->now);
+	return other > oldest ? second * FLOW_WAYS + (other & 3) : first * FLOW_WAYS + (oldest & 3);
 }
 
 /* open lets p's 5-tuple in, for the ticket of alias. */
-static __always_inline int open(const struct packet *p, const struct tuning *t, __u64 alias, __u64 until)
+GLOBAL int open(struct packet *p, __u64 alias)
 {
-	struct opening o = {
-		.until = until, .alias = alias,
-		.whom = {.source = p->source, .source_port = p->source_port, .port = p->port, .protocol = p->protocol},
-	};
-	__u64 key = opening_key(source_hash(p, t), p->source_port, p->port, p->protocol);
+	struct tuning *t = tuned();
+	__u32 slot, index;
+	struct flow_bucket *b;
+	__u64 was, *source;
 
-	return bpf_map_update_elem(&openings, &key, &o, BPF_ANY);
+	if (!p || !t)
+		return 0;
+	if (!p->flow) { /* a source that nothing was open for: the flow may stand here from long ago */
+		p->hash = source_hash(p, t);
+		if (find_flow(p, t) != V_NONE)
+			return 1;
+	}
+	slot = p->slot ? p->slot - 1 : place(p, t);
+	index = slot / FLOW_WAYS;
+	slot &= FLOW_WAYS - 1;
+	b = bpf_map_lookup_elem(&flows, &index);
+	if (!b)
+		return 0;
+	was = b->slot[slot].seen;
+	if (was == FLOW_BUSY || __sync_val_compare_and_swap(&b->slot[slot].seen, was, FLOW_BUSY) != was) {
+		slot ^= 1; /* another CPU has just taken it */
+		was = b->slot[slot].seen;
+		if (was == FLOW_BUSY || __sync_val_compare_and_swap(&b->slot[slot].seen, was, FLOW_BUSY) != was)
+			return 0;
+	}
+	b->slot[slot].alias = alias;
+	/* Behind its alias. It is not looked at yet: the deny lists follow. */
+	__sync_lock_test_and_set(&b->slot[slot].seen, (p->flow & ~(__u64)MOMENTS) | ((p->now - 1) & MOMENTS));
+	if (t->clock != p->now)
+		t->clock = p->now;
+	index = index * FLOW_WAYS + slot;
+	source = bpf_map_lookup_elem(&flow_sources, &index);
+	if (source)
+		*source = p->hash;
+	make_known(p->hash, t, p->half);
+	return 1;
 }
 
-/* find_opening looks for what a knock or a token opened. A flow that was looked
- * at a moment ago, and since when nothing was narrowed, costs no clock. */
-static __always_inline int find_opening(struct packet *p, const struct tuning *t, __u64 h)
+/* opening_key is the key of what a knock opened for the source with hash h. */
+static __always_inline __u64 opening_key(__u64 h, __u16 port, __u8 protocol)
 {
-	__u32 epoch = *(volatile const __u32 *)&t->epoch; /* read before what it stands for */
-	__u32 jiffies = bpf_jiffies64(), mine, was;
-	struct opening *o = opening_of(p, h, p->source_port);
-	__u64 now, alias;
+	return h ^ ((__u64)port << 16 | (__u64)protocol << 32) * 0x9e3779b97f4a7c15ULL;
+}
 
-	if (o && o->epoch == epoch && jiffies - o->fresh < FRESH)
-		return V_FLOW;
-	now = bpf_ktime_get_coarse_ns();
-	if (o && now < o->until) {
-		alias = o->alias;
-		if (!bpf_map_lookup_elem(&tickets, &alias))
-			return V_NONE;
-		if (is_denied(p) && !is_managed(p))
-			return V_DENIED;
-		if (p->protocol == IPPROTO_UDP) { /* of TCP only the SYN comes here */
-			o->until = now + settings.flow_idle;
-			o->fresh = jiffies;
-			o->epoch = epoch;
-		}
-		return V_FLOW;
-	}
-	o = opening_of(p, h, 0);
-	if (!o || now >= o->until)
+/* find_knocked looks for what a knock opened, and takes it. */
+static __always_inline int find_knocked(struct packet *p)
+{
+	__u64 key = opening_key(p->hash, p->port, p->protocol);
+	struct opening *o = bpf_map_lookup_elem(&openings, &key);
+	__u32 mine, was;
+
+	if (!o || o->whom.source.w[3] != p->source.w[3] || o->whom.source.w[2] != p->source.w[2] || o->whom.source.w[1] != p->source.w[1] ||
+	    o->whom.source.w[0] != p->source.w[0] || o->whom.port != p->port || o->whom.protocol != p->protocol)
 		return V_NONE;
-	alias = o->alias;
-	if (!bpf_map_lookup_elem(&tickets, &alias))
+	if (bpf_ktime_get_coarse_ns() >= o->until || !counts(o->alias))
 		return V_NONE;
 	mine = 0x10000 | p->source_port;
 	was = o->bound;
@@ -915,26 +1069,44 @@ static __always_inline int find_opening(struct packet *p, const struct tuning *t
 	if (was != 0 && was != mine)
 		return V_NONE;
 	if (p->protocol == IPPROTO_UDP)
-		open(p, t, alias, now + settings.flow_idle);
+		open(p, o->alias);
 	return V_PERMIT;
+}
+
+/* find_opening looks for what a token or a knock opened. */
+GLOBAL int find_opening(struct packet *p)
+{
+	struct tuning *t = tuned();
+	__u32 half;
+	int v;
+
+	if (!p || !t)
+		return V_NONE;
+	p->hash = source_hash(p, t);
+	half = t->known_half & 1;
+	if (!is_known(p->hash, t, half))
+		return V_NONE;
+	p->half = half + 1;
+	v = find_flow(p, t);
+	if (v != V_NONE)
+		return v;
+	if (p->protocol == IPPROTO_UDP && !is_openable(p->port, 1))
+		return V_NONE;
+	return find_knocked(p);
 }
 
 /* first_packet opens p's 5-tuple when it carries a genuine token at offset at. */
 GLOBAL int first_packet(struct xdp_md *ctx, struct packet *p, __u32 at)
 {
-	struct tuning *tuning = tuned();
 	struct token t = {};
 	int v;
 
-	if (!p || !tuning || !read_token(ctx, p, &t, at))
+	if (!p || !read_token(ctx, p, &t, at))
 		return V_UNAUTHORIZED;
 	v = check_token(&t);
 	if (v != V_NONE)
 		return v;
-	if (open(p, tuning, t.alias, bpf_ktime_get_coarse_ns() + (p->protocol == IPPROTO_TCP ? settings.syn_open : settings.flow_idle)))
-		return V_TICKET_RATE;
-	make_known(p);
-	return V_TOKEN;
+	return open(p, t.alias) ? V_TOKEN : V_TICKET_RATE;
 }
 
 /* knock hands a datagram with a genuine token to user space. */
@@ -1026,9 +1198,8 @@ static __always_inline int admit_tcp(struct xdp_md *ctx, struct packet *p, const
 		return V_ESTABLISHED;
 	if (port_in(settings.tcp_published, p->port))
 		return syn && t->syn_cookies ? V_COOKIE : V_PUBLISHED;
-	if (is_openable(p->port)) {
-		__u64 h = source_hash(p, t);
-		int o = is_known(h, t) ? find_opening(p, t, h) : V_NONE;
+	if (is_openable(p->port, 0)) {
+		int o = find_opening(p);
 
 		if (o != V_NONE)
 			return o;
@@ -1054,9 +1225,8 @@ static __always_inline int admit_udp(struct xdp_md *ctx, struct packet *p, const
 	}
 	if (port_in(settings.udp_published, p->port))
 		return V_PUBLISHED;
-	if (token || is_openable(p->port)) {
-		__u64 h = source_hash(p, t);
-		int o = is_known(h, t) ? find_opening(p, t, h) : V_NONE;
+	if (token || is_openable(p->port, 0)) {
+		int o = find_opening(p);
 
 		if (o != V_NONE)
 			return o;

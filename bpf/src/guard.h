@@ -76,15 +76,16 @@ struct guard_settings {
 	__u64 icmp_burst;
 	__u64 ticket_interval; /* the same for the uses of one ticket */
 	__u64 ticket_burst;
-	__u64 flow_idle;      /* ns that an opened UDP flow may be silent */
-	__u64 syn_open;       /* ns that a token in a SYN opens its 5-tuple */
+	__u64 flow_idle;      /* MOMENTs that an opened UDP flow may be silent */
+	__u64 syn_open;       /* MOMENTs that a token in a SYN opens its 5-tuple */
 	__u32 managements;    /* in use */
 	__u32 rate_mask;      /* buckets - 1 */
+	__u32 flow_mask;      /* buckets - 1 */
 	__u16 knock_port;     /* 0: none */
 	__u8 dhcp;
 	__u8 ping;
 	__u8 syn_token;
-	__u8 pad[3];
+	__u8 pad[7];
 };
 
 /* tune is what user space changes while the program runs. */
@@ -93,12 +94,14 @@ struct tuning {
 	__u32 sample_mask; /* a drop is sampled when its count & mask is 0 */
 	__u32 deny_trie4;  /* networks in the trie that the bitmap does not show */
 	__u32 deny_trie6;
-	__u32 epoch; /* another one when a ticket went or a network was denied; never 0 */
+	__u32 epoch; /* another one when a ticket went or a network was denied */
 	__u32 samples; /* that were taken */
 	__u32 syn_cookies; /* SYNs to published ports are answered here */
-	__u32 pad;
+	__u32 clock; /* moment in which a flow was written the last time */
 	__u32 known_shift[2]; /* of each half of the prefilter: what of a hash is its word */
 	__u64 seed[2]; /* of the hash of sources; drawn when the map is made */
+	__u64 secret[4]; /* of the hash of flows, odd; the same */
+	__u64 narrowed;  /* epoch << 32 | moment in which the program found it */
 };
 
 struct ticket {
@@ -112,24 +115,37 @@ struct ticket {
 	__u32 pad;
 };
 
-/* whom is what an opening is for. The map's key is a keyed hash of it, so that
- * a look-up hashes and compares one word; the rest is compared here. */
+/* whom is what a knock's opening is for. The map's key is a keyed hash of it,
+ * so that a look-up hashes and compares one word; the rest is compared here. */
 struct whom {
 	struct address source;
-	__u16 source_port; /* network order; 0 in what a knock opened */
-	__u16 port;        /* network order */
+	__u16 port;     /* network order */
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 pad;
 };
 
+/* opening lets the next connection of a source to a port in: one only. */
 struct opening {
 	__u64 until;
 	__u64 alias; /* of the ticket that opened it */
-	__u32 epoch; /* when ticket and deny lists were last looked at; 0: never */
-	__u32 fresh; /* jiffies, when until was last looked at */
-	__u32 pad;
-	__u32 bound; /* 0, or 0x10000 | source port that took a knock's opening */
+	__u32 bound; /* 0, or 0x10000 | source port that took it */
 	struct whom whom;
+};
+
+/* Flows that are open, one 5-tuple each, stand in buckets of one cache line. A
+ * flow has the choice of two buckets. Of its 5-tuple a hash is kept under a secret
+ * that nobody outside has, 40 bits of it beside those that choose the bucket: that
+ * a packet is taken for another flow's has a chance of 2^-37. */
+#define FLOW_WAYS 4
+#define MOMENT 4       /* bits of a moment's length in jiffies: 16 to 160 ms, far below flow_idle */
+#define MOMENT_BITS 24 /* of the moments that are kept apart, three days to a month */
+#define FLOW_BUSY 1    /* a slot that is being written; 0: free */
+
+struct flow_bucket {
+	struct {
+		__u64 seen;  /* tag << MOMENT_BITS | moment of the last look at ticket and deny lists */
+		__u64 alias; /* of the ticket that opened it */
+	} slot[FLOW_WAYS];
 };
 
 struct trie_key {
