@@ -208,3 +208,30 @@ func TestS38_PinsOfAnotherVersionAreTakenOver(t *testing.T) {
 		t.Errorf("remove: %v, %v", there, err)
 	}
 }
+
+// Whatever secret is drawn, neighbours and successive ports spread over the
+// table as by chance: at half of its room next to none is displaced.
+func TestFlowsSpread(t *testing.T) {
+	const room, rounds = 1024, 12
+	lost := 0
+	for range rounds {
+		g, open, passes := flowTable(t, room)
+		for i := range room / 4 {
+			open(fmt.Sprint("198.51.100.", i), 7)
+			open("203.0.113.9", 1000+i)
+		}
+		for i := range room / 4 {
+			if !passes(fmt.Sprint("198.51.100.", i), 7) {
+				lost++
+			}
+			if !passes("203.0.113.9", 1000+i) {
+				lost++
+			}
+		}
+		g.Close()
+	}
+	t.Logf("%d of %d flows displaced", lost, rounds*room/2)
+	if lost > rounds*room/2/50 {
+		t.Errorf("%d of %d flows displaced", lost, rounds*room/2)
+	}
+}

@@ -866,10 +866,11 @@ static __always_inline int read_token(struct xdp_md *ctx, const struct packet *p
 
 /* ---- what is open ---- */
 
+/* stir is a bijection. A product's upper bytes depend on all of a factor: they are
+ * turned down before the second, which spreads them again. */
 static __always_inline __u64 stir(__u64 x, const struct tuning *t)
 {
-	x *= t->secret[1];
-	x = (x ^ (x >> 32)) * t->secret[2];
+	x = bpf_cpu_to_be64(x * t->secret[1]) * t->secret[2];
 	return x ^ (x >> 32);
 }
 
