@@ -18,7 +18,7 @@ import (
 
 // report is X.report: Table 16 without factors, Table 21 and the state of the
 // device in one message; Table 18, and Table 19 when the agent has another one,
-// in its answer.
+// in its answer. Each table is an operation of its own to the audit.
 func (s *Server) report(ctx context.Context, c *call) answer {
 	m, err := wire.DecodeExtension[wire.AgentReport](c.Body)
 	if err != nil {
@@ -41,10 +41,13 @@ func (s *Server) report(ctx context.Context, c *call) answer {
 	if a.reason != reason.OK {
 		return a
 	}
+	s.audit.Write(s.record(c.peer, "T16", a))
 	out := wire.AgentReportReply{Authentication: a.body}
 	// 2 How the device is.
 	if len(m.Status) > 0 {
-		if b := s.agentStatus(ctx, part("T21", m.Status)); b.reason != reason.OK {
+		b := s.agentStatus(ctx, part("T21", m.Status))
+		s.audit.Write(s.record(c.peer, "T21", b))
+		if b.reason != reason.OK {
 			out.Status = b.reason.Result()
 			s.log.Warn("status refused", zap.String("agent_id", c.ID), zap.Stringer("reason", b.reason), zap.String("detail", b.detail))
 		}
@@ -69,6 +72,7 @@ func (s *Server) report(ctx context.Context, c *call) answer {
 			if err != nil {
 				return refuse("T18", reason.InternalError, err.Error())
 			}
+			s.audit.Write(s.record(c.peer, "T19", answer{user: r.list.UserID}))
 			out.Resources = &wire.TaggedResources{Tag: tag, List: raw, Facts: r.facts, Gateways: r.gateways}
 		}
 	}

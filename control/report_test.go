@@ -74,6 +74,17 @@ func TestGCR002_M90_M99_OneReportAMinute(t *testing.T) {
 	if got := s.audited(wire.TypeReport); len(got) != 3 || got[0].UserID != s.alice || !got[0].Allowed {
 		t.Errorf("audit %+v", got)
 	}
+	for table, want := range map[string]int{"T16": 1 + 3, "T21": 3, "T19": 2 + 1} { // by themselves, and in the reports
+		got := s.audited(table)
+		for _, r := range got {
+			if r.UserID != s.alice || !r.Allowed || r.AgentID != s.agent.id {
+				t.Errorf("audit of %s: %+v", table, r)
+			}
+		}
+		if len(got) != want {
+			t.Errorf("%d audit records of %s, want %d", len(got), table, want)
+		}
+	}
 	other := s.enrol(NewDevice{Kind: "agent"})
 	for what, try := range map[string]func() (int, string){
 		"nobody is signed in": func() (int, string) { return other.report(s.alice, nil) },
