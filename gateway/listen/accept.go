@@ -31,6 +31,7 @@ func (p *Port) accept(ctx context.Context, ln net.Listener) error {
 			// Out of descriptors or memory: wait instead of spinning.
 			pause = min(max(2*pause, 5*time.Millisecond), most)
 			p.cfg.Logger.Warn("accept failed", zap.Error(err), zap.Duration("pause", pause))
+			p.cfg.Alerts.Raise(alert.Alert{Code: alert.ConnectionFlood, Reason: reason.AcceptLimit, Detail: err.Error()})
 			select {
 			case <-ctx.Done():
 				return nil
@@ -92,6 +93,27 @@ func (p *Port) admit(tcp *net.TCPConn) {
 		p.conns.Done()
 	}
 	go p.greet(tcp, remote, admission, pend, release)
+}
+
+// keptDescriptors are for what no client has: listeners, files, and the link to
+// the control center, which must report in any case.
+const keptDescriptors = 64
+
+// byDescriptors returns how many connections there may be at most where the
+// system gives this process so many descriptors: a quarter is for connections to
+// applications, which requests share.
+func byDescriptors(most int, descriptors uint64) int {
+	const plenty = 1 << 40
+	return min(most, max(1, (int(min(descriptors, plenty))-keptDescriptors)/4*3))
+}
+
+// descriptors returns how many this process may open.
+func descriptors() uint64 {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
+		return 1 << 40
+	}
+	return l.Cur
 }
 
 func (p *Port) refuse(tcp *net.TCPConn, remote netip.AddrPort, r reason.Reason) {

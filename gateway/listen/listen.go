@@ -153,6 +153,7 @@ func New(cfg Config) (*Port, error) {
 	if err := cfg.Limits.Validate(); err != nil {
 		return nil, fmt.Errorf("make port: limits.%w", err)
 	}
+	wanted := cfg.Limits.Connections
 	cfg.Limits = cfg.Limits.withDefaults()
 	cfg.Drain = cmp.Or(cfg.Drain, 30*time.Second)
 	if cfg.Audit == nil {
@@ -166,6 +167,11 @@ func New(cfg Config) (*Port, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	cfg.Limits.Connections = byDescriptors(cfg.Limits.Connections, descriptors())
+	if n := cfg.Limits.Connections; n < wanted {
+		cfg.Logger.Warn("fewer connections than limits.connections, for want of descriptors (raise LimitNOFILE or ulimit -n)",
+			zap.Int("connections", n), zap.Int("configured", wanted), zap.Uint64("descriptors", descriptors()))
 	}
 	p := &Port{
 		cfg:   cfg,
