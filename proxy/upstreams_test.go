@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -223,100 +221,4 @@ func TestR8_TimeLimitsOfPhases(t *testing.T) {
 			}
 		})
 	}
-}
-
-// An application that hangs, flaps or talks garbage costs the other ones
-// nothing, and nothing of it stays.
-func TestR8_R9_OtherApplicationsDoNotNotice(t *testing.T) {
-	good := ok(t)
-	var n atomic.Int64
-	bad := broken(t, func(c net.Conn) {
-		switch n.Add(1) % 4 {
-		case 0: // hangs
-			_, _ = io.Copy(io.Discard, c)
-		case 1: // garbage
-			_, _ = http.ReadRequest(bufio.NewReader(c))
-			_, _ = io.WriteString(c, strings.Repeat("nonsense", 4<<10))
-		case 2: // half an answer
-			_, _ = http.ReadRequest(bufio.NewReader(c))
-			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nab")
-		default: // flaps
-		}
-	})
-	f := newFixture(t, bad, with(func(c *fixtureConfig) {
-		c.second = good.URL
-		c.app.Timeouts = apps.TimeoutsConfig{Answer: time.Second, Idle: time.Second}
-	}))
-	measure := func(requests int) time.Duration {
-		c := f.client("http/1.1")
-		defer c.CloseIdleConnections()
-		took := make([]time.Duration, requests)
-		for i := range took {
-			start := time.Now()
-			if res, _ := do(t, c, "GET", "https://other.example.test/", nil, nil); res.StatusCode != 200 {
-				t.Fatalf("status %d", res.StatusCode)
-			}
-			took[i] = time.Since(start)
-			time.Sleep(2 * time.Millisecond) // a rate, not a flood
-		}
-		slices.Sort(took)
-		return took[len(took)*99/100]
-	}
-	const each = 100
-	measure(50)
-	before := runtime.NumGoroutine()
-	// The row's figure is 1.2; on a machine that others use, chance alone is more.
-	// What waits for the broken one waits for a second, and chance does not last.
-	for round := range 3 {
-		alone := measure(each)
-		beside, asked := duringTrouble(t, f, func() time.Duration { return measure(each) })
-		t.Logf("p99 %v alone, %v beside %d requests to the broken application", alone, beside, asked)
-		if beside <= max(5*alone, 500*time.Millisecond) {
-			break
-		}
-		if round == 2 {
-			t.Error("three times in a row too slow beside the broken application")
-		}
-	}
-	end := time.Now().Add(20 * time.Second)
-	for runtime.NumGoroutine() > before+20 { // pooled connections to the good one may be more
-		if time.Now().After(end) {
-			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// duringTrouble returns what measure does while 16 clients ask the first
-// application, and how often they asked.
-func duringTrouble(t *testing.T, f *fixture, measure func() time.Duration) (time.Duration, int64) {
-	ctx, stop := context.WithCancel(t.Context())
-	var all, begun sync.WaitGroup
-	var asked atomic.Int64
-	for range 16 {
-		begun.Add(1)
-		all.Go(func() {
-			first := sync.OnceFunc(begun.Done)
-			c := f.client("http/1.1")
-			defer c.CloseIdleConnections()
-			for ctx.Err() == nil {
-				r, _ := http.NewRequestWithContext(ctx, "GET", "https://"+host+"/", nil)
-				if res, err := c.Do(r); err == nil {
-					_, _ = io.Copy(io.Discard, res.Body)
-					res.Body.Close()
-				}
-				asked.Add(1)
-				first() // its handshake is over
-				select { // as often as a client that is patient
-				case <-ctx.Done():
-				case <-time.After(20 * time.Millisecond):
-				}
-			}
-		})
-	}
-	begun.Wait()
-	took := measure()
-	stop()
-	all.Wait()
-	return took, asked.Load()
 }

@@ -91,7 +91,19 @@ func (t *tail) String() string {
 // Run starts the binary with these words.
 func Run(o Owner, name string, args ...string) *Process {
 	o.Helper()
+	if n, ok := limits.Load(o); ok {
+		args = append([]string{"-c", fmt.Sprintf("ulimit -n %d; exec \"$0\" \"$@\"", n), Binary(o)}, args...)
+		return start(o, name, exec.Command("/bin/sh", args...))
+	}
 	return start(o, name, exec.Command(Binary(o), args...))
+}
+
+var limits sync.Map // Owner → descriptors of what it runs
+
+// Limited gives the binaries that o runs from here on so many descriptors.
+func Limited(o Owner, descriptors int) {
+	limits.Store(o, descriptors)
+	o.Cleanup(func() { limits.Delete(o) })
 }
 
 // start starts cmd; it ends with o at the latest.
