@@ -15,6 +15,7 @@ import (
 
 	"github.com/yumen-zt/yumen/agent/localuser"
 	"github.com/yumen-zt/yumen/agent/posture"
+	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
 	"github.com/yumen-zt/yumen/wire"
@@ -29,7 +30,8 @@ type Agent struct {
 	dialer  Dialer
 	permits *permits
 	state   *state
-	tamper  error // what openState found altered; Run reports it and ends
+	kept    ctlclient.Outbox // identity reports of the time without a tunnel
+	tamper  error            // what openState found altered; Run reports it and ends
 	alerts  *alert.Damper
 	notices notices
 	faces   []*face
@@ -46,6 +48,7 @@ type Agent struct {
 	changed  chan struct{}     // guarded by mu; closed at each change of the next four
 	session  session           // guarded by mu
 	routes   *routes           // guarded by mu; the value is immutable
+	proof    time.Duration     // guarded by mu; how long the last Table 14 took to be answered
 	gateways []wire.GatewayRef // guarded by mu; not written to
 	tunnel   *live             // guarded by mu
 	flows    map[uint64]*flow  // guarded by mu; at most MaxFlows and their datagram ways
@@ -131,8 +134,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return a.keepTunnel(ctx) })
 	g.Go(func() error { return a.keepSession(ctx) })
+	g.Go(func() error { return a.keepIdentity(ctx) })
 	g.Go(func() error { return a.watch(ctx) })
 	err = g.Wait()
+	a.closeKept()
 	a.closeFaces()
 	if rm := os.Remove(a.cfg.Socket); rm != nil && !errors.Is(rm, os.ErrNotExist) {
 		err = errors.Join(err, rm)
@@ -173,6 +178,8 @@ type Status struct {
 	CarrierWhy  string     `json:"carrierReason,omitempty"` // the setting that chose it, and why it is no better one
 	Since       *time.Time `json:"since,omitempty"`         // of the tunnel
 	Renewed     *time.Time `json:"renewed,omitempty"`       // last accepted Table 14
+	RenewalMs   float64    `json:"renewalMs,omitempty"`     // from its making to its answer, or to the hello that took its place
+	Kept        int        `json:"kept"`                    // identity reports of a time without a tunnel, to be sent
 	Permit      string     `json:"permit,omitempty"`        // how the first packet got in: open, knock, syn, initial or home
 	Fault       string     `json:"fault,omitempty"`         // why there is no tunnel
 
@@ -235,8 +242,10 @@ func (a *Agent) Status() (s Status) {
 		AgentID: a.id.AgentID, DeviceID: a.id.DeviceID, State: SignedOut, LastUser: a.lastUser(), ControlConnected: ctl.Connected,
 		ControlFault: printable(ctl.LastError), Notices: a.notices.all(), ControlProtocol: ctl.Protocol, ControlSuite: ctl.Suite,
 	}
+	s.Kept = a.kept.Stats()[ctlclient.ClassIdentity].Pending
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	s.RenewalMs = float64(a.proof.Microseconds()) / 1000
 	s.Faces, s.Posture = a.bound, a.posture
 	s.Fault, s.Flows, s.Opened, s.Refused = a.lastFault, len(a.flows), a.opened, a.denied
 	s.Strangers, s.OverLimit, s.DroppedDatagrams = a.strangers, a.overLimit, a.droppedDatagrams

@@ -289,5 +289,5 @@ func (a *Agent) climb(ctx context.Context, l *ladder, t *live, s session) *live 
 	a.mu.Lock()
 	a.renewed = now
 	a.mu.Unlock()
-	return &live{Tunnel: better, gateway: t.gateway, addr: t.addr, since: now, token: s.token}
+	return &live{Tunnel: better, gateway: t.gateway, addr: t.addr, since: now, updated: now.Truncate(time.Second), token: s.token}
 }

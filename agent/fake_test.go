@@ -135,6 +135,7 @@ type fakeDialer struct {
 	down    map[string]error // guarded by mu; by address
 	dials   []fakeDial       // guarded by mu
 	tunnels []*fakeTunnel    // guarded by mu; the newest last
+	slow    time.Duration    // guarded by mu; of the tunnels to come: how long Renew takes to reply
 }
 
 type fakeDial struct {
@@ -150,7 +151,7 @@ func (d *fakeDialer) Dial(_ context.Context, _ wire.GatewayRef, addr string, h w
 	if err := d.down[addr]; err != nil {
 		return nil, err
 	}
-	t := &fakeTunnel{d: d, notices: notices, done: make(chan struct{})}
+	t := &fakeTunnel{d: d, notices: notices, done: make(chan struct{}), slow: d.slow}
 	d.tunnels = append(d.tunnels, t)
 	return t, nil
 }
@@ -214,6 +215,8 @@ func (t *fakeTunnel) Renew(ctx context.Context, m *wire.Renewal) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-t.done:
+		return t.Err()
 	case <-time.After(slow):
 	}
 	t.mu.Lock()

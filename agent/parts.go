@@ -62,6 +62,7 @@ func (a *Agent) connectParts() error {
 			return err
 		}
 	}
+	a.openKept(keys)
 	key := c.Sealer
 	if key == nil {
 		signer, err := keys.Signer(keystore.Sign)

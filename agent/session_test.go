@@ -30,7 +30,7 @@ func bubble(t *testing.T, change func(*rig), body func(t *testing.T, r *rig)) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var ends []chan error
-		for _, run := range []func(context.Context) error{r.a.keepTunnel, r.a.keepSession, r.a.watch} {
+		for _, run := range []func(context.Context) error{r.a.keepTunnel, r.a.keepSession, r.a.keepIdentity, r.a.watch} {
 			end := make(chan error, 1)
 			ends = append(ends, end)
 			go func() { end <- run(ctx) }()

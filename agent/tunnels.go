@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/yumen-zt/yumen/ctlclient"
 	"github.com/yumen-zt/yumen/internal/alert"
 	"github.com/yumen-zt/yumen/internal/reason"
 	"github.com/yumen-zt/yumen/tunnel/carrier"
@@ -72,7 +73,7 @@ type live struct {
 	Tunnel
 	gateway, addr string
 	since         time.Time
-	updated       time.Time // of the last Table 14; for the goroutine that tends it
+	updated       time.Time // of the hello or the last Table 14; for the goroutine that tends it
 	token         string    // guarded by the agent's mu; the last one that the gateway accepted
 }
 
@@ -171,7 +172,7 @@ func (a *Agent) connect(ctx context.Context, s session, gws []wire.GatewayRef) (
 			t, err := a.dialOne(ctx, gw, addr, s)
 			if err == nil {
 				a.log.Info("tunnel ready", zap.String("gateway_id", gw.ID), zap.String("remote_addr", addr))
-				return &live{Tunnel: t, gateway: gw.ID, addr: addr, since: a.cfg.Now(), token: s.token}, nil
+				return &live{Tunnel: t, gateway: gw.ID, addr: addr, since: a.cfg.Now(), updated: a.cfg.Now().Truncate(time.Second), token: s.token}, nil
 			}
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -205,7 +206,15 @@ func (a *Agent) helloOf(s session) wire.TunnelHello {
 // shown again.
 func (a *Agent) tend(ctx context.Context, t *live, held session) (*live, session, error) {
 	a.setTunnel(t)
+	replaying, stop := context.WithCancel(ctx)
+	replayed := make(chan struct{})
+	go func() {
+		defer close(replayed)
+		a.replay(replaying, t, held.userID)
+	}()
 	defer func() {
+		stop()
+		<-replayed
 		a.setTunnel(nil)
 		t.Close()
 	}()
@@ -287,7 +296,11 @@ func (a *Agent) renew(ctx context.Context, t *live, s session) error {
 		at = t.updated.Add(time.Second)
 	}
 	t.updated = at
-	if err := t.Renew(ctx, &wire.Renewal{AuthToken: s.token, UpdateTime: wire.FormatTime(at)}); err != nil {
+	m := wire.Renewal{AuthToken: s.token, UpdateTime: wire.FormatTime(at)}
+	if err := t.Renew(ctx, &m); err != nil {
+		if no := (*carrier.RefusedError)(nil); !errors.As(err, &no) {
+			a.keep(s.userID, m) // it may have arrived: the gateway knows it by its time
+		}
 		return fmt.Errorf("renew identity at %s: %w", t.gateway, err)
 	}
 	a.mu.Lock()
@@ -301,7 +314,22 @@ func (a *Agent) renew(ctx context.Context, t *live, s session) error {
 // (§8.2: within 3 s, also when the packets of the first vanish). When t has not
 // replied after deadAfter, and the fresh tunnel stands, that is returned to take
 // its place; flows of a tunnel that is only slow are kept.
-func (a *Agent) renewHedged(ctx context.Context, t *live, s session) (*live, error) {
+func (a *Agent) renewHedged(ctx context.Context, t *live, s session) (spare *live, err error) {
+	began := a.cfg.Elapsed()
+	defer func() {
+		took := a.cfg.Elapsed() - began
+		a.mu.Lock()
+		a.proof = took
+		a.mu.Unlock()
+		if took >= ctlclient.LateAfter && ctx.Err() == nil {
+			a.raise(alert.Alert{Code: alert.DeliveryLate, Detail: fmt.Sprintf("T14 to %s took %d ms", t.gateway, took.Milliseconds())})
+		}
+	}()
+	return a.proveHedged(ctx, t, s)
+}
+
+// proveHedged does the work of renewHedged.
+func (a *Agent) proveHedged(ctx context.Context, t *live, s session) (*live, error) {
 	_, gws, _ := a.want()
 	i := slices.IndexFunc(gws, func(g wire.GatewayRef) bool { return g.ID == t.gateway })
 	renewing, giveUp := context.WithCancel(ctx)
@@ -368,7 +396,7 @@ func (a *Agent) renewHedged(ctx context.Context, t *live, s session) (*live, err
 	a.mu.Lock()
 	a.renewed = now
 	a.mu.Unlock()
-	return &live{Tunnel: spare, gateway: t.gateway, addr: t.addr, since: now, token: s.token}, nil
+	return &live{Tunnel: spare, gateway: t.gateway, addr: t.addr, since: now, updated: now.Truncate(time.Second), token: s.token}, nil
 }
 
 func (a *Agent) setTunnel(t *live) {

@@ -340,3 +340,75 @@ func TestATokenThatIsNotKnownWhenTheOldOneEndsMakesTheTunnelAnew(t *testing.T) {
 		}
 	})
 }
+
+// Half an hour without a tunnel: an identity report is made each minute all the
+// same, and when there is a tunnel again the gateway gets each once, in order
+// and with its own time, beside the live ones. What had no reply comes again on
+// the next tunnel.
+func TestGCR002_M74_M76_ReportsOfATimeWithoutATunnelAreSentLater(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.login()
+		synctest.Wait()
+		began := time.Now()
+		r.dialer.set("gw1:443", errors.New("unreachable"))
+		r.dialer.set("gw2:443", errors.New("unreachable"))
+		r.dialer.last().fail(errors.New("the network is gone"))
+		time.Sleep(30 * time.Minute)
+		r.dialer.set("gw1:443", nil)
+		time.Sleep(40 * time.Second)
+		back := time.Now()
+		synctest.Wait()
+		var late []time.Time
+		for _, x := range r.dialer.last().sentRenewals() {
+			at, err := wire.ParseTime(x.m.UpdateTime)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at.Before(back.Add(-time.Minute)) {
+				late = append(late, at)
+			}
+		}
+		if len(late) < 30 {
+			t.Fatalf("%d reports of half an hour came, want one a minute at least", len(late))
+		}
+		last := began
+		for i, at := range late {
+			if gap := at.Sub(last); gap > 56*time.Second || gap < 0 {
+				t.Errorf("report %d is %v behind the one before", i, gap)
+			}
+			last = at
+		}
+		if st := r.a.kept.Stats()[ctlclient.ClassIdentity]; st.Pending != 0 || st.Dropped != 0 {
+			t.Errorf("%d reports wait, %d were dropped", st.Pending, st.Dropped)
+		}
+
+		// Another outage, and a tunnel that dies before it has answered anything.
+		r.dialer.set("gw1:443", errors.New("unreachable"))
+		r.dialer.last().fail(errors.New("the network is gone"))
+		time.Sleep(10 * time.Minute)
+		kept := r.a.kept.Stats()[ctlclient.ClassIdentity].Pending
+		r.dialer.mu.Lock()
+		r.dialer.slow = time.Hour
+		r.dialer.mu.Unlock()
+		r.dialer.set("gw1:443", nil)
+		time.Sleep(35 * time.Second)
+		dead := r.dialer.last()
+		r.dialer.mu.Lock()
+		r.dialer.slow = 0
+		r.dialer.mu.Unlock()
+		dead.fail(errors.New("the network is gone"))
+		time.Sleep(time.Minute)
+		if n := len(dead.sentRenewals()); n != 0 {
+			t.Fatalf("the dead tunnel has answered %d", n)
+		}
+		n := 0
+		for _, x := range r.dialer.last().sentRenewals() {
+			if at, err := wire.ParseTime(x.m.UpdateTime); err == nil && at.Before(x.at.Add(-2*time.Second)) {
+				n++
+			}
+		}
+		if n < kept || kept < 10 {
+			t.Errorf("%d reports came again, %d were kept", n, kept)
+		}
+	})
+}

@@ -95,7 +95,7 @@ func (p *pace) usual() time.Duration {
 // nobody in time soon gets each message once.
 const (
 	hedgeStart = 4
-	hedgeMost  = 48
+	hedgeMost  = 20
 	hedgeEarns = 0.5
 	hedgeIdle  = 30 * time.Second // earns one, up to hedgeStart
 )

@@ -203,6 +203,11 @@ func (t *tunnel) hello(raw []byte) reason.Reason {
 	if !h.Join {
 		t.renewed.Store(s.cfg.Now().UnixNano())
 	}
+	if at, err := time.Parse(time.RFC3339Nano, m.Header.Timestamp); err == nil {
+		t.mu.Lock()
+		t.newest = at.Truncate(time.Second) // what is older was made before this tunnel
+		t.mu.Unlock()
+	}
 	t.ready.Store(true)
 	if s.known(t, h); t.session.Reason() != reason.OK {
 		return t.session.Reason().Public() // it ended meanwhile, and may not have seen us
@@ -236,7 +241,12 @@ func (t *tunnel) admit(h *wire.TunnelHello) (r reason.Reason) {
 
 // renew is Table 14: whose it is comes from the tunnel (Q16).
 func (t *tunnel) renew(body []byte) (r reason.Reason) {
-	defer func() { t.interfaceAudit("T14", r, t.userID) }()
+	late := false
+	defer func() {
+		if !late {
+			t.interfaceAudit("T14", r, t.userID)
+		}
+	}()
 	m, err := wire.Decode[wire.Renewal](body, t.srv.cfg.Profile)
 	if err != nil {
 		return reason.MessageInvalid
@@ -247,8 +257,11 @@ func (t *tunnel) renew(body []byte) (r reason.Reason) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if at.Before(t.newest) {
-		return reason.OK // answered, and ignored (M80)
+	if late = at.Before(t.newest); late {
+		if t.srv.late.first(t.id.Agent+" "+t.userID, at) {
+			t.lateAudit(at)
+		}
+		return reason.OK // answered, and ignored (M80): made without a tunnel (M76), or come again
 	}
 	was := t.session.Facts().Token
 	if r := t.srv.cfg.Access.Renew(t.session, m.AuthToken, at); r != reason.OK {

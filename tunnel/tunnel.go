@@ -129,6 +129,7 @@ type Server struct {
 	apps    atomic.Pointer[apps.Registry]
 	mux     mux.Config // of every tunnel, but for its Handler
 	metrics metrics
+	late    lateReports
 
 	mu       sync.Mutex
 	closed   bool                            // guarded by mu

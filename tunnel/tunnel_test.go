@@ -507,3 +507,32 @@ func TestShutdownClosesTunnels(t *testing.T) {
 		t.Errorf("a new tunnel: %v", err)
 	}
 }
+
+// Reports of a time without a tunnel (Table 14 with an older updateTime) are
+// answered and recorded with their own time, each once however often it comes,
+// and change nothing: neither the token nor how long the tunnel lives.
+func TestGCR002_M76_LateReportsAreRecordedOnce(t *testing.T) {
+	w := newWorld(t, "127.0.0.1", Limits{})
+	c := w.mustConnect(w.alice, nil)
+	before := w.srv.Tunnels()[0].Renewed
+	w.clock.advance(5 * time.Second)
+	start := w.clock.now().Add(-time.Hour)
+	for round := range 2 { // the second time as if no reply had come
+		for i := range 5 {
+			at := start.Add(time.Duration(i) * time.Minute)
+			if err := c.Renew(t.Context(), &wire.Renewal{AuthToken: "oldToken001", UpdateTime: wire.FormatTime(at)}); err != nil {
+				t.Fatalf("round %d, report %d: %v", round, i, err)
+			}
+		}
+	}
+	n, last := w.rec.audited(audit.Interface, "T14")
+	if want := "late: made at " + wire.FormatTime(start.Add(4*time.Minute)); n != 5 || last.Detail != want {
+		t.Errorf("%d records, the last with %q; want 5, the last with %q", n, last.Detail, want)
+	}
+	if s := w.srv.Tunnels(); len(s) != 1 || !s[0].Renewed.Equal(before) {
+		t.Errorf("tunnels after late reports: %+v", s)
+	}
+	if err := c.Renew(t.Context(), &wire.Renewal{AuthToken: w.alice.token, UpdateTime: wire.FormatTime(w.clock.now())}); err != nil {
+		t.Errorf("a live report behind them: %v", err)
+	}
+}
