@@ -164,10 +164,14 @@ func TestR12_AWebSocketOfTheOldProcessEndsWithItsRight(t *testing.T) {
 	grant(2, l.app.ID, l.other.ID)
 	one, other := l.webSocket(t, l.app, cert), l.webSocket(t, l.other, cert)
 	old := l.Process
+	before, err := l.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
 	next := l.upgrade(t)
 	testbed.Eventually(t, 30*time.Second, "the new process does not answer", func() bool {
 		st, err := l.Status()
-		return err == nil && next.Running() && st.Started.After(time.Now().Add(-time.Minute))
+		return err == nil && next.Running() && st.Started.After(before.Started) // until then the old one answers
 	})
 	one.echo()
 	other.echo()
