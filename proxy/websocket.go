@@ -98,13 +98,17 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 	if err != nil {
 		return fmt.Errorf("open tunnel: %w", err)
 	}
+	freed := make(chan struct{})
 	stop := context.AfterFunc(x.Context(), func() {
-		up.Close() // no byte more of either side
-		if _, cut := x.CutReason(); !cut {
-			client.Close()
-			return
+		_, cut := x.CutReason()
+		if cut {
+			_ = client.SetWriteDeadline(time.Now().Add(time.Millisecond)) // frees a relay that waits for the client
 		}
-		_ = client.SetWriteDeadline(time.Now().Add(time.Millisecond)) // frees a relay that waits for the client
+		close(freed)
+		up.Close() // no byte more of either side
+		if !cut {
+			client.Close()
+		}
 	})
 	defer stop()
 
@@ -129,6 +133,9 @@ func (p *Proxy) tunnel(x *Exchange, res *upstream.Response) error {
 	}, &sent)
 	up.Close()
 	if r, cut := x.CutReason(); cut {
+		if !stop() {
+			<-freed // else that deadline could end the farewell
+		}
 		p.metrics.cuts.WithLabelValues(r.String()).Inc()
 		sent.farewell(client, r)
 	}
