@@ -10,12 +10,11 @@ import (
 )
 
 type metrics struct {
-	requests    *prometheus.CounterVec // app, code
-	refused     *prometheus.CounterVec // reason
-	connections *prometheus.CounterVec // protocol
-	bytes       *prometheus.CounterVec // direction
-	in, out     prometheus.Counter     // of bytes
-	duration    prometheus.Histogram
+	requests    *prometheus.CounterVec   // app, code
+	refused     *prometheus.CounterVec   // reason
+	connections *prometheus.CounterVec   // protocol
+	bytes       *prometheus.CounterVec   // app, direction
+	duration    *prometheus.HistogramVec // app
 	inFlight    prometheus.Gauge
 	cuts        *prometheus.CounterVec // reason
 	panics      prometheus.Counter
@@ -29,14 +28,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		requests:    vec("requests_total", "Requests that ended.", "app", "code"),
 		refused:     vec("refused_total", "Requests that were refused.", "reason"),
 		connections: vec("connections_total", "Client connections.", "protocol"),
-		bytes:       vec("body_bytes_total", "Bytes of bodies and tunnels.", "direction"),
+		bytes:       vec("body_bytes_total", "Bytes of bodies and tunnels.", "app", "direction"),
 		cuts:        vec("cuts_total", "Requests that lost their right on the way.", "reason"),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "yumen_proxy_request_duration_seconds",
-			Help: "From the head's arrival to the answer's end.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "yumen_proxy_request_duration_seconds",
+			Help: "From the head's arrival to the answer's end.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)}, []string{"app"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "yumen_proxy_requests_in_flight", Help: "Requests being served."}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "yumen_proxy_panics_total", Help: "Requests that panicked and were contained."}),
 	}
-	defer func() { m.in, m.out = m.bytes.WithLabelValues("in"), m.bytes.WithLabelValues("out") }()
 	if reg == nil {
 		return m, nil
 	}
@@ -46,6 +44,20 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return m, nil
+}
+
+// figures are those of one application's requests, or of requests to none.
+type figures struct {
+	app      string // its label
+	requests counters
+	in, out  prometheus.Counter // bytes
+	duration prometheus.Observer
+}
+
+func (m *metrics) figures(app string) figures {
+	return figures{
+		app: app, in: m.bytes.WithLabelValues(app, "in"), out: m.bytes.WithLabelValues(app, "out"), duration: m.duration.WithLabelValues(app),
+	}
 }
 
 // counters remember the counters of one application's requests by status; the

@@ -181,22 +181,22 @@ type Proxy struct {
 type site struct {
 	registry *apps.Registry
 	apps     map[*apps.App]*served
-	none     counters // of requests to no application
+	none     figures // of requests to no application
 	engine   *upstream.Engine
 }
 
 // served is what the walk has of one application.
 type served struct {
-	handle   access.App
-	counters counters
+	handle  access.App
+	figures figures
 }
 
-// counted returns the counter of a request to a, which may be nil.
-func (s *site) counted(m *metrics, a *apps.App, status int) prometheus.Counter {
+// figures returns those of requests to a, which may be nil.
+func (s *site) figures(a *apps.App) *figures {
 	if a == nil {
-		return s.none.of(m, "none", status)
+		return &s.none
 	}
-	return s.apps[a].counters.of(m, a.ID, status)
+	return &s.apps[a].figures
 }
 
 // New returns a proxy that serves nothing before [Proxy.Run].
@@ -273,9 +273,9 @@ func newHTTP2(p *Proxy) http2Server {
 // SetApps replaces the applications, for requests that come from now on, on
 // old connections too. Requests in flight end as they began.
 func (p *Proxy) SetApps(r *apps.Registry) {
-	s := &site{registry: r, apps: map[*apps.App]*served{}}
+	s := &site{registry: r, apps: map[*apps.App]*served{}, none: p.metrics.figures("none")}
 	for _, a := range r.All() {
-		s.apps[a] = &served{handle: p.gate.app(a.ID)}
+		s.apps[a] = &served{handle: p.gate.app(a.ID), figures: p.metrics.figures(a.ID)}
 	}
 	s.engine = upstream.New(upstream.Config{
 		Dial: r.Dial, AnswerTimeout: p.cfg.Limits.AnswerTimeout, IdleTimeout: p.cfg.Limits.UpstreamIdle,

@@ -225,20 +225,21 @@ func (p *Proxy) handler(x *Exchange) http.Handler {
 // finish counts the request.
 func (p *Proxy) finish(x *Exchange, s *site) {
 	p.metrics.inFlight.Dec()
-	s.counted(p.metrics, x.App, x.Status).Inc()
+	f := s.figures(x.App)
+	f.requests.of(p.metrics, f.app, x.Status).Inc()
 	if x.Ended.IsZero() {
 		x.Ended = p.cfg.Now()
 	}
 	took := x.Ended.Sub(x.Start)
-	p.metrics.duration.Observe(took.Seconds())
+	f.duration.Observe(took.Seconds())
 	if p.cfg.Log != nil {
 		p.log(x, took)
 	}
 	if n := x.BytesIn.Load(); n > 0 {
-		p.metrics.in.Add(float64(n))
+		f.in.Add(float64(n))
 	}
 	if n := x.BytesOut.Load(); n > 0 {
-		p.metrics.out.Add(float64(n))
+		f.out.Add(float64(n))
 	}
 }
 

@@ -249,3 +249,39 @@ func TestOwnPagesAreServed(t *testing.T) {
 		}
 	}
 }
+
+func TestFiguresAreOfTheApplication(t *testing.T) {
+	f := newFixture(t, upstreamOf(t, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("12345")) }))
+	do(t, f.client("http/1.1"), "GET", "https://"+host+"/", nil, nil)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // a request is counted behind its answer
+		bytes, ended := 0.0, uint64(0)
+		all, err := f.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			for _, x := range m.Metric {
+				of := map[string]string{}
+				for _, l := range x.Label {
+					of[l.GetName()] = l.GetValue()
+				}
+				switch m.GetName() {
+				case "yumen_proxy_body_bytes_total":
+					if of["app"] == "APP00000001" && of["direction"] == "out" {
+						bytes = x.Counter.GetValue()
+					}
+				case "yumen_proxy_request_duration_seconds":
+					if of["app"] == "APP00000001" {
+						ended = x.Histogram.GetSampleCount()
+					}
+				}
+			}
+		}
+		if bytes == 5 && ended == 1 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%v bytes and %d requests, want 5 and 1", bytes, ended)
+		}
+	}
+}
