@@ -33,6 +33,11 @@ var goals = []goal{
 	{"CPU time, h2, 1 KiB, of haproxy's", 1.0, cpuRatio("h2-1k", "haproxy")},
 	{"CPU time, h2, 1 KiB, of net/http's", 0.3, cpuRatio("h2-1k", "net/http")},
 	{"CPU time, full handshake, of haproxy's", 0.85, cpuRatio("handshake", "haproxy")},
+	{"CPU time with an access log, h1, 1 KiB, of that without", 1.05, func(r *report) (spread, bool) {
+		got := r.of("h1-1k")
+		s := ratio(got[r.named(logged)], got[r.yumen()], func(s sample) float64 { return micros(s.cpu) })
+		return s, s.median > 0
+	}},
 	{"time added to 99 of 100, of nginx's", 1.0, addedTime},
 	{"idle connection after a small answer, KiB", 14, func(r *report) (spread, bool) { return one(r.idle[r.yumen()].small), r.idleConns > 0 }},
 	{"idle connection after a large answer, KiB", 24, func(r *report) (spread, bool) { return one(r.idle[r.yumen()].large), r.idleConns > 0 }},

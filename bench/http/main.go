@@ -232,7 +232,7 @@ const (
 )
 
 var workloads = []*workload{
-	{name: "h1-1k", text: "h1, 1 KiB, 64 connections", also: []string{"caddy"}, run: wrk(64, "/1k")},
+	{name: "h1-1k", text: "h1, 1 KiB, 64 connections", also: []string{"caddy", logged}, run: wrk(64, "/1k")},
 	{name: "h1-100k", text: "h1, 100 KiB, 32 connections", run: wrk(32, "/100k")},
 	{name: "h2-1k", text: "h2, 1 KiB, 32 × 10 streams", also: []string{"net/http", "caddy"}, run: h2load(32, 10, "/1k")},
 	{name: "handshake", text: "full handshake and 1 request", run: fullHandshakes},

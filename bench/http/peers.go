@@ -33,9 +33,15 @@ type bench struct {
 	Yumen, Upstream, Metrics     int // ports
 	BeforePort, BeforeMetricPort int
 	ManyPort, ManyMetrics        int
+	LoggedPort, LoggedMetrics    int
 	Nginx, Haproxy               int
 	Caddy, NetHTTP               int
+
+	AccessLog bool // of the Yumen whose configuration is written
 }
+
+// logged is the name of the Yumen that writes an access log.
+const logged = "logged"
 
 // peer is one gateway that is measured.
 type peer struct {
@@ -61,7 +67,7 @@ func (b *bench) Dir() string { return b.dir }
 // caller stops what it returns, even after an error.
 func start(ctx context.Context, dir string, o options) (*bench, error) {
 	b := &bench{dir: dir, core: o.gatewayCore}
-	if err := freePorts(&b.Yumen, &b.Upstream, &b.Metrics, &b.Nginx, &b.Haproxy, &b.BeforePort, &b.BeforeMetricPort, &b.ManyPort, &b.ManyMetrics, &b.Caddy, &b.NetHTTP); err != nil {
+	if err := freePorts(&b.Yumen, &b.Upstream, &b.Metrics, &b.Nginx, &b.Haproxy, &b.BeforePort, &b.BeforeMetricPort, &b.ManyPort, &b.ManyMetrics, &b.LoggedPort, &b.LoggedMetrics, &b.Caddy, &b.NetHTTP); err != nil {
 		return b, err
 	}
 	if err := b.layout(o.grants); err != nil {
@@ -112,6 +118,10 @@ func start(ctx context.Context, dir string, o options) (*bench, error) {
 		}
 		all = append(all, process{"before", b.BeforePort, false, []string{"GOMAXPROCS=1"}, []string{o.before, "gateway", "run", "-c", b.at("before/yumen.yaml")}})
 	}
+	if err := b.layoutCopy(logged, b.LoggedPort, b.LoggedMetrics); err != nil {
+		return b, err
+	}
+	all = append(all, process{logged, b.LoggedPort, true, []string{"GOMAXPROCS=1"}, []string{yumen, "gateway", "run", "-c", b.at(logged + "/yumen.yaml")}})
 	all = append(all, process{"yumen", b.Yumen, false, []string{"GOMAXPROCS=1"}, []string{yumen, "gateway", "run", "-c", b.at("yumen.yaml")}})
 	for _, p := range all {
 		cmd, err := b.spawn(p.name, p.env, append(on[:3:3], p.args...)...)
@@ -300,4 +310,5 @@ apps:
     hosts: [localhost]
     upstreams: ["http://127.0.0.1:{{.Upstream}}"]
     allow_addresses: ["127.0.0.0/8"]
-`))
+{{if .AccessLog}}access_log: {file: access.jsonl}
+{{end}}`))

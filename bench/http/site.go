@@ -96,7 +96,7 @@ func (b *bench) layout(grants int) (err error) {
 }
 
 // layoutCopy gives another Yumen a folder of its own with the same content, on
-// other ports.
+// other ports, and with an access log if it is called logged.
 func (b *bench) layoutCopy(name string, port, metrics int) error {
 	to := b.at(name)
 	if err := os.Mkdir(to, 0o700); err != nil {
@@ -108,7 +108,7 @@ func (b *bench) layoutCopy(name string, port, metrics int) error {
 		}
 	}
 	other := *b
-	other.Yumen, other.Metrics = port, metrics
+	other.Yumen, other.Metrics, other.AccessLog = port, metrics, name == logged
 	var config bytes.Buffer
 	if err := yumenConfig.Execute(&config, &other); err != nil {
 		return err
