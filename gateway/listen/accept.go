@@ -87,12 +87,14 @@ func (p *Port) admit(tcp *net.TCPConn) {
 	}
 	setNotSent(tcp)
 	p.conns.Add(1)
-	release := func() {
-		p.half.leave(pend.from)
-		<-p.slots
-		p.conns.Done()
-	}
-	go p.greet(tcp, remote, admission, pend, release)
+	go p.greet(tcp, remote, admission, pend)
+}
+
+// release ends what admit counted of a connection from from.
+func (p *Port) release(from netip.Prefix) {
+	p.half.leave(from)
+	<-p.slots
+	p.conns.Done()
 }
 
 // keptDescriptors are for what no client has: listeners, files, and the link to

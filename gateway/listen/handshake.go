@@ -27,8 +27,9 @@ func fault(r reason.Reason, format string, args ...any) error {
 
 // greet runs steps 2 and 3 on a goroutine of its own, whose grown stack goes
 // with it: the handler starts on a fresh one.
-func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, admission Admission, pend *pending, release func()) {
+func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, admission Admission, pend *pending) {
 	conn, err := p.safely(tcp, remote, admission, pend)
+	from := pend.from
 	if !p.half.done(pend) { // whatever the handshake made of the closed socket
 		err = fault(reason.HandshakeLimit, "pushed out by newer connections")
 	}
@@ -37,7 +38,7 @@ func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, admission Admissio
 			remote = conn.Remote // which its forwarder may have named
 		}
 		p.failed(tcp, remote, conn, err)
-		release()
+		p.release(from)
 		return
 	}
 	h := p.cfg.Handlers[conn.ALPN]
@@ -47,7 +48,7 @@ func (p *Port) greet(tcp *net.TCPConn, remote netip.AddrPort, admission Admissio
 	p.metrics.handshake(conn.Protocol, reason.OK)
 	p.metrics.suites.WithLabelValues(conn.Protocol.String(), conn.Suite).Inc()
 	go func() { // step 4
-		defer release()
+		defer p.release(from)
 		defer p.contain(conn, "handler of "+conn.ALPN)
 		h(p.handlers, conn)
 	}()
