@@ -175,7 +175,9 @@ func (c *caller) answer(resp *http.Response, msgType string) (*envelope.Message,
 			return nil, fmt.Errorf("%w: HTTP status %d", ErrDown, resp.StatusCode)
 		case !errors.As(err, &no):
 			return m, err
-		case no.Reason == reason.InternalError || no.Reason == reason.Overload || no.Reason == reason.Shutdown:
+		case no.Reason == reason.InternalError:
+			return nil, &failedError{no.Result}
+		case no.Reason == reason.Overload || no.Reason == reason.Shutdown:
 			return nil, fmt.Errorf("%w: %s", ErrDown, no.Result)
 		case no.Reason == reason.NotAuthenticated:
 			return nil, errNotIdentified
@@ -230,6 +232,13 @@ func down(err error) error {
 	}
 	return fmt.Errorf("%w: %w", ErrDown, err)
 }
+
+// failedError is the control center's signed word that it could not take a
+// message, by a fault of its own.
+type failedError struct{ result string }
+
+func (e *failedError) Error() string { return fmt.Sprintf("%v: %s", ErrDown, e.result) }
+func (e *failedError) Unwrap() error { return ErrDown }
 
 // statusError is an answer without an envelope.
 type statusError struct{ code int }

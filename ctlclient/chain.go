@@ -288,6 +288,9 @@ func (c *chain) send(ctx context.Context, k Class, at place, s *stretch) error {
 	c.note(k, end.upTo)
 	n := wire.OutboxNumber{ID: c.id, Class: k.String(), From: at.upTo + 1, To: end.upTo, Prev: at.head.String(), Head: end.head.String()}
 	m, acks, err := c.exchange(ctx, k, s, n)
+	if err != nil {
+		err = c.head(ctx, k, s, err)
+	}
 	if errors.Is(err, errGivenUp) {
 		return nil // its number is a gap now, and the class goes on
 	}
@@ -338,7 +341,10 @@ func (c *chain) send(ctx context.Context, k Class, at place, s *stretch) error {
 		c.mu.Unlock()
 		return nil
 	}
-	return fmt.Errorf("%w: it takes nothing of class %s", ErrDown, k)
+	if err := c.head(ctx, k, s, errNothingTaken); !errors.Is(err, errGivenUp) {
+		return fmt.Errorf("%w of class %s", err, k)
+	}
+	return nil // a gap by now
 }
 
 // askAgain asks where class k stands now.

@@ -28,7 +28,8 @@ import (
 // be wrong. It is for one goroutine.
 type modelCenter struct {
 	modelDisk
-	once map[string]modelReply // by msgId: forgotten by a restart
+	once   map[string]modelReply // by msgId: forgotten by a restart
+	broken bool                  // it fails at everything
 }
 
 // modelDisk is what a backup of it has.
@@ -69,7 +70,7 @@ func (m *modelCenter) take(q request) modelReply {
 		}
 	}
 	r := m.judge(q, single)
-	if single && (r.err == nil || r.err.Reason != reason.MessageTooLarge) {
+	if single && (r.err == nil || r.err.Reason != reason.MessageTooLarge && r.err.Reason != reason.InternalError) {
 		m.once[q.h.MsgID] = r
 	}
 	return r
@@ -112,6 +113,12 @@ func (m *modelCenter) judge(q request, single bool) (r modelReply) {
 		inOrder = false // as a message of its own it still has its effect, once
 	}
 	for _, it := range box.Items {
+		if m.broken || strings.Contains(string(it.Body), "fails for ever") { // as the reference does: it stops there
+			if single {
+				r.err = &RefusedError{Reason: reason.InternalError, Result: reason.InternalError.Result()}
+			}
+			return r
+		}
 		if it.To != 0 {
 			m.head, m.upTo = m.head.Gap(it.Seq, it.To, it.Count, it.Reason), it.To
 			if it.Reason != wire.GapNote && it.Reason != wire.GapSettled {
@@ -194,6 +201,9 @@ func (p *path) post(_ context.Context, _ string, h envelope.Header, body []byte,
 	m := &envelope.Message{Header: envelope.Header{Sender: "CTL00000001", MsgType: "T5", Ext: map[string]jsontext.Value{wire.ExtOutbox: raw}}, Raw: []byte("{}")}
 	if r.err != nil {
 		no := *r.err
+		if no.Reason == reason.InternalError {
+			return nil, &failedError{no.Result}
+		}
 		if no.Reason != reason.MessageTooLarge {
 			no.reply = m
 		}

@@ -63,6 +63,7 @@ type reporter struct {
 	refused  atomic.Uint64 // alerts that found queue full
 	rejected atomic.Uint64 // reports that the control center refused for good
 	dropped  [NumClasses]atomic.Uint64
+	stuck    [NumClasses]stuck // each for the goroutine that sends the class in order; sessions come one after the other
 
 	mu   sync.Mutex
 	wake [NumClasses]chan struct{} // guarded by mu; closed when a record came
