@@ -44,6 +44,7 @@ func (agentLink) FetchResources(context.Context) (*ctlclient.Resources, error) {
 	}, nil
 }
 
+func (agentLink) ReportNow()                                        {}
 func (agentLink) Raise(alert.Alert)                                 {}
 func (agentLink) SendAlert(context.Context, *wire.AgentAlert) error { return nil }
 func (agentLink) Status() ctlclient.AgentStatus                     { return ctlclient.AgentStatus{Connected: true} }
