@@ -162,6 +162,7 @@ func step(ctx context.Context, b *bench) error {
 func planted(ctx context.Context, b *bench) error {
 	_, err := b.site.Chaos(ctx, control.ChaosPlan{Steps: []control.ChaosStep{{Rules: []control.ChaosRule{
 		{Fault: "delay", Match: "T22", For: control.Duration(3500 * time.Millisecond)},
+		{Fault: "delay", Match: "/ztna/v1/agent/outbox", For: control.Duration(3500 * time.Millisecond)}, // several in one message
 	}}}})
 	return err
 }

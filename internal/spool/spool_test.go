@@ -256,6 +256,7 @@ func settleAudit(s *Spool, c Class, last uint64) {
 
 func TestGroupCommitSyncsOnceForMany(t *testing.T) {
 	d := newDisk(1)
+	d.failSync = func(string) error { time.Sleep(100 * time.Microsecond); return nil } // as long as a fast disk takes: that is when others come
 	s := mustOpen(t, config(d))
 	defer mustClose(t, s)
 	var wg sync.WaitGroup
