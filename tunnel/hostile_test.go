@@ -104,6 +104,11 @@ func (w *world) floodOfOpens(t *testing.T) {
 		a, ok := w.rec.raised(alert.TunnelAbuse)
 		return ok && a.Reason == reason.FrameRate && a.DeviceID == w.bob.device
 	})
+	// Nor does it go on over the next connection.
+	if _, err := w.connect(w.bob, nil); refusal(err) != reason.TunnelLimit {
+		t.Errorf("another tunnel right after the flood: %v", err)
+	}
+	w.clock.advance(barFor)
 }
 
 // neverReads has the application send on many flows and takes nothing: each
@@ -179,7 +184,7 @@ func TestS22_EveryAbuseIsAlerted(t *testing.T) {
 	}{
 		"a kind that there is not":   {record(8, 0, nil), reason.FrameMalformed},
 		"DATA of a flow never seen":  {record(mux.Data, 99, []byte("x")), reason.FrameMalformed},
-		"DATA beyond the credit":     {many(33, record(mux.Data, 1, make([]byte, 65528))), reason.BudgetExceeded},
+		"DATA beyond the credit":     {many(400, record(mux.Data, 1, make([]byte, 65528))), reason.BudgetExceeded},
 		"WINDOW without end":         {many(1100, record(mux.Window, 1, []byte{0, 0, 0, 1})), reason.FrameRate},
 		"PING without end":           {many(80, record(mux.Ping, 0, make([]byte, 8))), reason.FrameRate},
 		"a message that is not open": {record(mux.Message, 0, make([]byte, 64)), reason.FrameMalformed},

@@ -111,11 +111,15 @@ func (s *Server) finish(t *tunnel, err error) {
 	if errors.As(err, &ce) {
 		r = ce.Reason
 	}
+	broke := ce != nil && !ce.Remote && abuse(r)
+	if broke {
+		s.bar(t.id.Device)
+	}
 	switch last := s.unlink(t); {
 	case !t.ready.Load():
 	case last:
 		s.cfg.Access.Close(t.session, r)
-	case ce != nil && !ce.Remote && abuse(r):
+	case broke:
 		t.close(r) // who breaks a rule on one connection loses the others, too
 	}
 	t.flows.Wait()

@@ -42,7 +42,7 @@ type Limits struct {
 	PerDevice   int           `yaml:"per_device"`   // tunnels of one device; default 4
 	Connections int           `yaml:"connections"`  // of one tunnel at once; default 4
 	Flows       int           `yaml:"flows"`        // of one tunnel at once; default 1024
-	Window      int           `yaml:"window"`       // credit of a flow, bytes; default 256 KiB
+	Window      int           `yaml:"window"`       // credit of a flow, bytes; default 1 MiB
 	Budget      int           `yaml:"budget"`       // credit of a tunnel's flows, bytes; default 16 MiB
 	RenewWithin time.Duration `yaml:"renew_within"` // a tunnel without Table 14 for so long is closed; default 75s
 	UDPIdle     time.Duration `yaml:"udp_idle"`     // an association without a datagram; default 60s
@@ -59,7 +59,7 @@ func (l *Limits) setDefaults() {
 	set(&l.PerDevice, 4)
 	set(&l.Connections, 4)
 	set(&l.Flows, 1024)
-	set(&l.Window, 256<<10)
+	set(&l.Window, 1<<20)
 	set(&l.Budget, 16<<20)
 	for p, d := range map[*time.Duration]time.Duration{&l.RenewWithin: 75 * time.Second, &l.UDPIdle: time.Minute, &l.PeerTimeout: 10 * time.Second} {
 		if *p == 0 {
@@ -136,6 +136,7 @@ type Server struct {
 	tunnels  map[*tunnel]struct{}            // guarded by mu
 	byDevice map[string]map[*tunnel]struct{} // guarded by mu
 	byUser   map[string]map[*tunnel]struct{} // guarded by mu; after the hello
+	barred   map[string]time.Time            // guarded by mu; devices that broke a rule, until when
 }
 
 // New checks cfg. Nothing runs until Run and ServeConn.
@@ -173,6 +174,7 @@ func New(cfg Config) (*Server, error) {
 			MaxFlows:  cfg.Limits.Flows + 64, // ours is met first, and answered by Table 13
 		},
 		tunnels: map[*tunnel]struct{}{}, byDevice: map[string]map[*tunnel]struct{}{}, byUser: map[string]map[*tunnel]struct{}{},
+		barred: map[string]time.Time{},
 	}
 	s.apps.Store(cfg.Apps)
 	if err := s.metrics.init(s, cfg.Registerer); err != nil {
@@ -230,10 +232,28 @@ func (s *Server) join(t *tunnel) reason.Reason {
 		return reason.Shutdown
 	case len(s.tunnels) >= s.cfg.Limits.Tunnels, distinct(s.byDevice[t.id.Device]) >= s.cfg.Limits.PerDevice:
 		return reason.TunnelLimit // also for one that may turn out to join another
+	case s.cfg.Now().Before(s.barred[t.id.Device]):
+		return reason.TunnelLimit
 	}
 	s.tunnels[t] = struct{}{}
 	put(s.byDevice, t.id.Device, t)
 	return reason.OK
+}
+
+// barFor is how long a device that broke a rule gets no other tunnel: what is
+// bounded on a connection must not be had by one connection after the other.
+const barFor = 10 * time.Second
+
+func (s *Server) bar(device string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	for d, until := range s.barred {
+		if !now.Before(until) {
+			delete(s.barred, d)
+		}
+	}
+	s.barred[device] = now.Add(barFor)
 }
 
 func (s *Server) leave(t *tunnel) {

@@ -34,7 +34,7 @@ func main() {
 	flag.IntVar(&o.trips, "trips", 5000, "round trips of a measurement")
 	flag.IntVar(&o.idle, "idle", 10_000, "idle tunnels")
 	flag.IntVar(&o.storm, "storm", 1000, "agents of a restarted gateway")
-	flag.StringVar(&o.only, "only", "", "streams, vpn, idle, storm or reports alone")
+	flag.StringVar(&o.only, "only", "", "streams, vpn, idle, storm, lossy or reports alone")
 	flag.Parse()
 	var err error
 	switch {

@@ -45,11 +45,11 @@ var muxes = map[string]sharing{
 	},
 	"yamux": {
 		client: func(c net.Conn) (shared, error) {
-			s, err := yamux.Client(c, yamux.DefaultConfig())
+			s, err := yamux.Client(c, yamuxConfig())
 			return yam{s}, err
 		},
 		serve: func(c net.Conn, each func(net.Conn)) error {
-			s, err := yamux.Server(c, yamux.DefaultConfig())
+			s, err := yamux.Server(c, yamuxConfig())
 			if err != nil {
 				return err
 			}
@@ -83,12 +83,22 @@ var muxes = map[string]sharing{
 	},
 }
 
+// window is what a stream of each may have under way: the default of ours.
+const window = 1 << 20
+
+// yamuxConfig is the default, but for the window, which is a quarter of it.
+func yamuxConfig() *yamux.Config {
+	c := yamux.DefaultConfig()
+	c.MaxStreamWindowSize = window
+	return c
+}
+
 // smuxConfig is version 2, which has credit for each stream as ours and yamux
-// have, with the windows of ours.
+// have.
 func smuxConfig() *smux.Config {
 	c := smux.DefaultConfig()
 	c.Version = 2
-	c.MaxReceiveBuffer, c.MaxStreamBuffer = 16<<20, 256<<10
+	c.MaxReceiveBuffer, c.MaxStreamBuffer = 16<<20, window
 	return c
 }
 

@@ -32,8 +32,8 @@ type Config struct {
 	Answer func(payload []byte) ([]byte, reason.Reason)
 
 	MaxFlows  int // flows at once; default 1024
-	Window    int // credit of a flow in bytes, at first; default 256 KiB
-	MaxWindow int // what it may grow to on a long path; default 16 times Window
+	Window    int // credit of a flow in bytes, at first; default 1 MiB
+	MaxWindow int // what it may grow to on a long path; default 4 times Window
 	MinWindow int // what a flow has at least; default 16 KiB
 	Budget    int // credit of all flows beyond their MinWindow, in bytes; default 16 MiB
 	Datagrams int // bytes of buffers that a datagram flow queues; default 128 KiB
@@ -59,7 +59,7 @@ func (c *Config) setDefaults() {
 		field *int
 		value int
 	}{
-		{&c.MaxFlows, 1024}, {&c.Window, 256 << 10}, {&c.MinWindow, 16 << 10}, {&c.Budget, 16 << 20},
+		{&c.MaxFlows, 1024}, {&c.Window, 1 << 20}, {&c.MinWindow, 16 << 10}, {&c.Budget, 16 << 20},
 		{&c.Datagrams, 128 << 10}, {&c.Control, 256 << 10}, {&c.OpenRate, 256}, {&c.OpenBurst, 1024},
 		{&c.PingRate, 4}, {&c.PingBurst, 16}, {&c.MessageRate, 16}, {&c.MessageBurst, 64}, {&c.WindowRate, 1024},
 	} {
@@ -68,7 +68,7 @@ func (c *Config) setDefaults() {
 		}
 	}
 	if c.MaxWindow == 0 {
-		c.MaxWindow = min(16*c.Window, maxCredit)
+		c.MaxWindow = min(4*c.Window, maxCredit)
 	}
 	if c.HelloTimeout == 0 {
 		c.HelloTimeout = 10 * time.Second

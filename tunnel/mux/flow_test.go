@@ -232,7 +232,7 @@ func TestDeadlines(t *testing.T) {
 			t.Errorf("read returned after %v", d)
 		}
 		a.SetWriteDeadline(time.Now().Add(time.Second))
-		if n, err := a.Write(make([]byte, 4<<20)); !errors.Is(err, os.ErrDeadlineExceeded) || n > 256<<10 || n < 192<<10 {
+		if n, err := a.Write(make([]byte, 4<<20)); !errors.Is(err, os.ErrDeadlineExceeded) || n > 1<<20 || n < 960<<10 {
 			t.Errorf("write: %d, %v; want the credit, but for what is less than a record", n, err)
 		}
 		a.SetDeadline(time.Time{})
@@ -335,7 +335,7 @@ func TestWindowGrowsOnALongPath(t *testing.T) {
 			g.mu.Lock()
 			window := g.window
 			g.mu.Unlock()
-			if grew := window > 256<<10; grew != c.grew || window > 4<<20 {
+			if grew := window > 1<<20; grew != c.grew || window > 4<<20 {
 				t.Errorf("window of %d bytes on a path of %v", window, c.trip)
 			}
 			if s := p.gateway.Stats(); s.Credit > 16<<20 {

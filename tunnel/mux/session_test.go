@@ -95,7 +95,7 @@ func TestFaultsEndTheTunnel(t *testing.T) {
 		{"DATAGRAM too long", func(r *raw) { openUDP(r); r.send(Datagram, 0, 1, make([]byte, MaxDatagram+1)...) }, reason.FrameMalformed},
 		{"DATA beyond the credit", func(r *raw) {
 			openOne(r)
-			many(17, func() { r.send(Data, 0, 1, make([]byte, 16<<10)...) })
+			many(65, func() { r.send(Data, 0, 1, make([]byte, 16<<10)...) })
 		}, reason.BudgetExceeded},
 		{"end twice", func(r *raw) { openOne(r); r.send(Close, 0, 1, 0, 0); r.send(Close, 0, 1, 0, 0) }, reason.FrameMalformed},
 		{"end of no flow", func(r *raw) { r.send(Close, 0, 5, 0, 0) }, reason.FrameMalformed},
