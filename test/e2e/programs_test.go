@@ -27,6 +27,7 @@ const (
 	perfID = "APP00000013"
 	perfUD = "APP00000014"
 	tcpID  = "APP00000015"
+	sqlID  = "APP00000016"
 )
 
 // programs is a site with servers that we did not write, and an agent with a
@@ -39,6 +40,7 @@ type programs struct {
 	a                    *testbed.Agent
 	echo                 *testbed.TCPApp
 	atSSH, atDNS, atPerf string
+	atSQL                string // "": the system has no PostgreSQL
 }
 
 func newPrograms(t *testing.T) *programs {
@@ -52,11 +54,19 @@ func newPrograms(t *testing.T) *programs {
 		{ID: perfID, Name: "perf", Upstream: loop("tcp", perf)}, {ID: perfUD, Name: "perfudp", Upstream: loop("udp", perf)},
 		{ID: tcpID, Name: "echo", Upstream: "tcp://" + p.echo.Address},
 	}
+	granted, forwards := []string{sshID, dnsID, perfID, perfUD, tcpID}, apps[:4:4]
+	if pg := peers(t).pg; pg != nil {
+		sql := testbed.App{ID: sqlID, Name: "sql", Upstream: loop("tcp", pg.Port)}
+		apps, granted, forwards = append(apps, sql), append(granted, sqlID), append(forwards, sql)
+	}
 	p.Site = testbed.NewSite(t, testbed.SiteConfig{Profile: ownLinks.Profile, Apps: apps})
 	p.u = p.NewUser("programs")
-	p.Grant(p.u, "any", time.Time{}, sshID, dnsID, perfID, perfUD, tcpID)
-	p.a = p.NewAgent(t, "programs", apps[:4]...)
+	p.Grant(p.u, "any", time.Time{}, granted...)
+	p.a = p.NewAgent(t, "programs", forwards...)
 	p.a.SignIn(p.u)
+	if len(p.a.Forwards) > 4 {
+		p.atSQL = p.a.Forwards[4]
+	}
 	p.atSSH, p.atDNS, p.atPerf = p.a.Forwards[0], p.a.Forwards[1], p.a.Forwards[2]
 	return p
 }
@@ -111,6 +121,7 @@ func TestGCR002_M4_M81_ProgramsThroughTheAgent(t *testing.T) {
 	})
 	t.Run("iperf3", p.iperf)
 	t.Run("git over ssh", p.git)
+	t.Run("PostgreSQL", p.postgres)
 	t.Run("half-close", p.halfClose)
 	t.Run("up and down", p.upAndDown)
 	t.Run("ssh until the right ends", p.shell)
@@ -233,6 +244,20 @@ func (p *programs) git(t *testing.T) {
 	<-changed
 	if got, err := os.ReadFile(filepath.Join(back, "blob")); err != nil || !bytes.Equal(got, blob) {
 		t.Errorf("the clone has %d other bytes, %v", len(got), err)
+	}
+}
+
+// postgres: a query that is under way while policies change ends well.
+func (p *programs) postgres(t *testing.T) {
+	if p.atSQL == "" {
+		t.Skip("the system has no PostgreSQL")
+	}
+	changed := make(chan struct{})
+	go func() { defer close(changed); time.Sleep(300 * time.Millisecond); p.change() }() // well inside the query
+	got, err := peers(t).pg.Query(within(t, time.Minute), p.atSQL, "select sum(i) || ' ' || count(pg_sleep(0.3)) from generate_series(1, 4) i")
+	<-changed
+	if err != nil || strings.TrimSpace(got) != "10 4" {
+		t.Errorf("a query under a change of policies: %q, %v", got, err)
 	}
 }
 
