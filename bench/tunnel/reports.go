@@ -29,6 +29,7 @@ const (
 	reporters   = 12
 	reportEvery = 200 * time.Millisecond
 	reportFor   = 15 * time.Second
+	idleFor     = 6 * time.Second
 	agents      = 10_000
 )
 
@@ -52,15 +53,23 @@ func reports(t *table) (err error) {
 	defer wg.Wait()
 	defer stop()
 	var sent atomic.Int64 // Table 21
+	var all []*ctlclient.Agent
 	for i := range reporters {
 		a, err := reporter(s, o, fmt.Sprintf("r%d", i), &sent)
 		if err != nil {
 			return err
 		}
+		all = append(all, a)
+	}
+	pid := s.Control.PID()
+	time.Sleep(2 * time.Second)
+	idle := pidCPU(pid) // a gateway's link and the control center's own clocks; the sign-ins' garbage is gone by now
+	time.Sleep(idleFor)
+	idle = (pidCPU(pid) - idle) / idleFor.Seconds()
+	for _, a := range all {
 		wg.Go(func() { _ = a.Run(ctx) })
 	}
 	time.Sleep(2 * time.Second)
-	pid := s.Control.PID()
 	before, n := pidCPU(pid), sent.Load()
 	end := time.Now().Add(reportFor)
 	yard, err := verification(end)
@@ -71,13 +80,14 @@ func reports(t *table) (err error) {
 	if done == 0 {
 		return fmt.Errorf("no report arrived")
 	}
-	share := cost / float64(done) * agents / 60 / 2 * 100
+	each := max(0, cost-idle*reportFor.Seconds()) / float64(done)
+	share := (idle + each*agents/60) / 2 * 100
 	verdict := "missed"
 	if share < 10 {
 		verdict = "met"
 	}
 	t.row("control center's CPU for 10,000 agents that report every 60 s, of two cores", fmt.Sprintf("%.1f %%", share), "< 10 %", verdict)
-	each := cost / float64(done)
+	t.row("of it: without any report", fmt.Sprintf("%.1f %%", idle/2*100), "", "")
 	t.row(fmt.Sprintf("of it: a report (Tables 16, 19 and 21), %d measured", done), fmt.Sprintf("%.2f ms", each*1000), "", "")
 	t.row("the same in SM2 verifications, and what one took in that time", fmt.Sprintf("%.1f; %.0f us", each/yard, yard*1e6), "", "")
 	return nil
