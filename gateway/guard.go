@@ -44,7 +44,7 @@ type guard struct {
 	managed []netip.Prefix
 	book    *spa.Book
 	permits devicePermits
-	xdp     tier  // nil: it cannot be loaded
+	tier    tier  // nil: it cannot be loaded
 	lacks   error // why
 	knocks  []net.PacketConn
 
@@ -85,13 +85,14 @@ func (g *Gateway) openGuard(ctx context.Context, cfg *Config) (err error) {
 			d.close()
 		}
 	}()
-	if d.xdp, d.lacks = openTier(bc, openXDP, openNft); d.lacks == nil {
-		if x, ok := d.xdp.(*bpf.Guard); ok {
+	if d.tier, d.lacks = openTier(bc, openXDP, openNft); d.lacks == nil {
+		now, _ := running(d.tier)
+		if x, ok := now.(*bpf.Guard); ok {
 			if err := x.Prepare(); err != nil {
 				d.log.Warn("the guard could not be kept beyond this process", zap.Error(err))
 			}
 		}
-		if d.lacks = d.xdp.Deny(blocked); d.lacks == nil && (c.Required || d.marked() || d.xdp.State().Pinned) {
+		if d.lacks = d.tier.Deny(blocked); d.lacks == nil && (c.Required || d.marked() || d.tier.State().Pinned) {
 			d.lacks = d.attach(true)
 		}
 	}
@@ -99,15 +100,15 @@ func (g *Gateway) openGuard(ctx context.Context, cfg *Config) (err error) {
 		if c.Required {
 			return fmt.Errorf("guard: %w (or set guard.required to no)", d.lacks)
 		}
-		if d.xdp != nil {
-			d.xdp.Close()
-			d.xdp = nil
+		if d.tier != nil {
+			d.tier.Close()
+			d.tier = nil
 		}
 		d.log.Warn("the guard does not run, admission is in user space", zap.Error(d.lacks))
 		g.alerts.Raise(alert.Alert{Code: alert.GuardOff, Detail: d.lacks.Error()})
 	}
 	d.permits = devicePermits{
-		gatewayID: g.id, root: root, life: c.TicketLife, now: g.now, log: g.log, book: d.book, xdp: d.xdp, have: map[string][]permit.Ticket{},
+		gatewayID: g.id, root: root, life: c.TicketLife, now: g.now, log: g.log, book: d.book, tier: d.tier, have: map[string][]permit.Ticket{},
 		users: map[string]map[string]struct{}{}, start: g.now(),
 	}
 	d.permits.keys = d.permits.counting()
@@ -153,8 +154,8 @@ func (d *guard) close() {
 	for _, c := range d.knocks {
 		c.Close()
 	}
-	if d.xdp != nil {
-		d.xdp.Close() // a pinned one goes on, closed
+	if d.tier != nil {
+		d.tier.Close() // a pinned one goes on, closed
 	}
 }
 
@@ -165,9 +166,9 @@ func (d *guard) marked() bool {
 
 // attach puts the guard in force; keep: beyond this process.
 func (d *guard) attach(keep bool) error {
-	err := d.xdp.Attach()
+	err := d.tier.Attach()
 	if err == nil && keep {
-		err = d.xdp.Pin()
+		err = d.tier.Pin()
 	}
 	d.on.Store(err == nil)
 	return err
@@ -181,9 +182,9 @@ func (d *guard) run(ctx context.Context) error {
 		defer stop()
 		parts.Go(func() error { d.serveKnocks(c); return nil })
 	}
-	if d.xdp != nil {
+	if d.tier != nil {
 		parts.Go(func() error {
-			return d.xdp.Run(ctx, func(k bpf.Knock) { d.knock(k.Data, k.Source) }, d.watch.add)
+			return d.tier.Run(ctx, func(k bpf.Knock) { d.knock(k.Data, k.Source) }, d.watch.add)
 		})
 	}
 	parts.Go(func() error { d.tend(ctx); return nil })
@@ -229,8 +230,8 @@ func (d *guard) knock(data []byte, from netip.AddrPort) {
 	}
 	source := from.Addr().Unmap()
 	ok := d.book.Open(source, w, alias)
-	if d.xdp != nil {
-		if err := d.xdp.OpenPort(source, w.Port, w.Protocol, alias, spa.OpenFor); err != nil {
+	if d.tier != nil {
+		if err := d.tier.OpenPort(source, w.Port, w.Protocol, alias, spa.OpenFor); err != nil {
 			d.log.Error("port not opened", zap.Stringer("remote_addr", from), zap.Error(err))
 			ok = false
 		}
@@ -344,10 +345,10 @@ func (d *guard) reload(cfg *Config) error {
 	if err != nil {
 		return fmt.Errorf("guard.blocklists: %w", err)
 	}
-	if d.xdp == nil {
+	if d.tier == nil {
 		return nil
 	}
-	return d.xdp.Deny(blocked)
+	return d.tier.Deny(blocked)
 }
 
 // tend moves tickets to their next time and raises alerts, until ctx is done.
@@ -372,11 +373,11 @@ func (d *guard) switchOn(from netip.Addr) (time.Time, error) {
 	switch {
 	case d == nil:
 		return time.Time{}, errors.New("switch guard on: none is configured (add guard.interface to gateway.yaml)")
-	case d.xdp == nil:
+	case d.tier == nil:
 		return time.Time{}, fmt.Errorf("switch guard on: %w", d.lacks)
 	case len(d.managed) == 0:
 		return time.Time{}, errors.New("switch guard on: no management network is configured, nobody could come back (add guard.management)")
-	case from.IsValid() && !d.xdp.Management(from):
+	case from.IsValid() && !d.tier.Management(from):
 		return time.Time{}, fmt.Errorf("switch guard on: you come from %s, which may not manage: this session would live on, and be your last (add it to guard.management)", from)
 	}
 	d.mu.Lock()
@@ -408,7 +409,7 @@ func (d *guard) confirm() error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.xdp.Pin(); err != nil {
+	if err := d.tier.Pin(); err != nil {
 		return err
 	}
 	if d.pending != nil {
@@ -441,8 +442,8 @@ func (d *guard) off() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if d.xdp != nil {
-		err = errors.Join(err, d.xdp.Detach())
+	if d.tier != nil {
+		err = errors.Join(err, d.tier.Detach())
 	}
 	d.on.Store(false)
 	return err

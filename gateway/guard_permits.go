@@ -34,7 +34,7 @@ type devicePermits struct {
 	now       func() time.Time
 	log       *zap.Logger
 	book      *spa.Book
-	xdp       tier // nil: admission in user space alone
+	tier      tier // nil: admission in user space alone
 
 	mu     sync.Mutex
 	users  map[string]map[string]struct{} // guarded by mu; users of a device with a row
@@ -238,7 +238,7 @@ func has(all []permit.Ticket, k permit.Key) bool {
 
 func (p *devicePermits) add(device string, t permit.Ticket) {
 	p.book.Add(device, t)
-	if p.xdp == nil {
+	if p.tier == nil {
 		return
 	}
 	b := bpf.Ticket{Alias: t.Alias, Key: t.Gate, Until: bpf.Now() + t.Until.Sub(p.now()), Port: p.port, Protocol: p.protocol, Knock: true}
@@ -248,7 +248,7 @@ func (p *devicePermits) add(device string, t permit.Ticket) {
 	if p.start.After(t.From) {
 		b.Used = spa.Counter(&t, p.start)
 	}
-	if err := p.xdp.AddTicket(b); err != nil {
+	if err := p.tier.AddTicket(b); err != nil {
 		if p.failed++; p.failed == 1 {
 			p.log.Error("ticket not in force, its device stays outside", zap.String("device_id", device), zap.Error(err))
 		}
@@ -256,8 +256,8 @@ func (p *devicePermits) add(device string, t permit.Ticket) {
 }
 
 func (p *devicePermits) remove(t permit.Ticket) {
-	if p.xdp != nil {
-		if err := p.xdp.RemoveTicket(t.Alias); err != nil {
+	if p.tier != nil {
+		if err := p.tier.RemoveTicket(t.Alias); err != nil {
 			p.log.Error("ticket not taken away", zap.Error(err))
 		}
 	}
@@ -267,7 +267,7 @@ func (p *devicePermits) remove(t permit.Ticket) {
 // sweep takes tickets away that a guard which was taken over has from before.
 // The caller holds mu.
 func (p *devicePermits) sweep() {
-	if p.xdp == nil {
+	if p.tier == nil {
 		return
 	}
 	mine := map[[8]byte]struct{}{}
@@ -277,7 +277,7 @@ func (p *devicePermits) sweep() {
 		}
 	}
 	var old []permit.Ticket
-	err := p.xdp.Tickets(func(alias [8]byte, _ time.Duration) {
+	err := p.tier.Tickets(func(alias [8]byte, _ time.Duration) {
 		if _, ok := mine[alias]; !ok {
 			old = append(old, permit.Ticket{Alias: alias})
 		}

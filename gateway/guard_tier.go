@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,6 +39,23 @@ type tier interface {
 	Run(ctx context.Context, onKnock func(bpf.Knock), onDrop func(bpf.Drop)) error
 }
 
+// Names of what admits.
+const (
+	tierXDP       = "xdp"
+	tierNftables  = "nftables"
+	tierUserSpace = "user_space"
+)
+
+func nameOf(t tier) string {
+	switch t.(type) {
+	case nil:
+		return tierUserSpace
+	case *nft.Guard:
+		return tierNftables
+	}
+	return tierXDP
+}
+
 // opener loads a tier.
 type opener func(bpf.Config) (tier, error)
 
@@ -58,23 +76,182 @@ func openNft(c bpf.Config) (tier, error) {
 }
 
 // openTier loads the tier that c chooses. Without a choice it is XDP, and
-// nftables where the system cannot run that.
+// nftables where the system cannot run that, or cannot attach it.
 func openTier(c bpf.Config, xdp, nft opener) (tier, error) {
-	if c.Mode == bpf.Nftables {
+	switch c.Mode {
+	case bpf.Auto:
+	case bpf.Nftables:
 		return nft(c)
+	default:
+		return xdp(c)
 	}
-	t, err := xdp(c)
-	if err == nil || c.Mode != bpf.Auto || !errors.Is(err, bpf.ErrUnsupported) {
-		return t, err
+	t := &tiers{cfg: c, second: nft, tickets: map[[8]byte]bpf.Ticket{}, moved: make(chan struct{})}
+	var err error
+	if t.tier, err = xdp(c); err == nil {
+		return t, nil
 	}
-	second, err2 := nft(c)
+	if err := t.move(err); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// tiers is XDP until it turns out that it cannot run here, and nftables from
+// then on. What the first was given it keeps for the second.
+type tiers struct {
+	cfg    bpf.Config
+	second opener
+	moved  chan struct{} // closed when the second is in use
+
+	mu      sync.Mutex
+	tier    tier                   // guarded by mu
+	why     error                  // guarded by mu; what the first lacks; nil while it is in use
+	denied  []netip.Prefix         // guarded by mu
+	tickets map[[8]byte]bpf.Ticket // guarded by mu
+}
+
+// running returns the tier that is in use, and why it is not the one that was
+// tried before it.
+func running(t tier) (tier, error) {
+	if both, ok := t.(*tiers); ok {
+		both.mu.Lock()
+		defer both.mu.Unlock()
+		return both.tier, both.why
+	}
+	return t, nil
+}
+
+// move opens the second tier when err says that the first cannot run here; else
+// it returns err. The caller holds mu, or is the only one.
+func (t *tiers) move(err error) error {
+	if t.why != nil || !errors.Is(err, bpf.ErrUnsupported) {
+		return err
+	}
+	next, err2 := t.second(t.cfg)
 	if err2 != nil {
-		return nil, errors.Join(err, fmt.Errorf("and the second tier: %w", err2))
+		return errors.Join(err, fmt.Errorf("and the second tier: %w", err2))
 	}
-	if c.Logger != nil {
-		c.Logger.Warn("guard runs in nftables, a flood costs more", zap.NamedError("xdp", err))
+	err2 = next.Deny(t.denied)
+	for _, k := range t.tickets {
+		err2 = errors.Join(err2, next.AddTicket(k))
 	}
-	return second, nil
+	if err2 != nil {
+		return errors.Join(err, fmt.Errorf("and the second tier: %w", errors.Join(err2, next.Close())))
+	}
+	if t.tier != nil {
+		if err := t.tier.Close(); err != nil {
+			t.cfg.Logger.Warn("first tier of the guard not closed", zap.Error(err))
+		}
+	}
+	t.tier, t.why = next, err
+	close(t.moved)
+	if t.cfg.Logger != nil {
+		t.cfg.Logger.Warn("guard runs in nftables, a flood costs more", zap.NamedError("xdp", err))
+	}
+	return nil
+}
+
+// Attach takes the second tier where the first loads but cannot attach.
+func (t *tiers) Attach() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.tier.Attach()
+	if err == nil {
+		return nil
+	}
+	if err := t.move(err); err != nil {
+		return err
+	}
+	return t.tier.Attach()
+}
+
+func (t *tiers) Deny(networks []netip.Prefix) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.denied = networks
+	return t.tier.Deny(networks)
+}
+
+func (t *tiers) AddTicket(k bpf.Ticket) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.why == nil {
+		t.tickets[k.Alias] = k
+	}
+	return t.tier.AddTicket(k)
+}
+
+func (t *tiers) RemoveTicket(alias [8]byte) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.tickets, alias)
+	return t.tier.RemoveTicket(alias)
+}
+
+// Run goes on with the second tier when that takes over.
+func (t *tiers) Run(ctx context.Context, onKnock func(bpf.Knock), onDrop func(bpf.Drop)) error {
+	for {
+		now, why := running(t)
+		if why != nil {
+			return now.Run(ctx, onKnock, onDrop)
+		}
+		first, cancel := context.WithCancel(ctx)
+		stop := make(chan struct{})
+		go func() {
+			defer close(stop)
+			select {
+			case <-t.moved:
+				cancel()
+			case <-first.Done():
+			}
+		}()
+		err := now.Run(first, onKnock, onDrop)
+		cancel()
+		<-stop
+		select {
+		case <-t.moved: // what the first says of its end means nothing
+			if ctx.Err() != nil {
+				return nil
+			}
+		default:
+			return err
+		}
+	}
+}
+
+func (t *tiers) now() tier {
+	now, _ := running(t)
+	return now
+}
+
+func (t *tiers) Pin() error                      { return t.now().Pin() }
+func (t *tiers) Detach() error                   { return t.now().Detach() }
+func (t *tiers) Close() error                    { return t.now().Close() }
+func (t *tiers) State() bpf.State                { return t.now().State() }
+func (t *tiers) Denied() int                     { return t.now().Denied() }
+func (t *tiers) Counters() (bpf.Counters, error) { return t.now().Counters() }
+func (t *tiers) Management(a netip.Addr) bool    { return t.now().Management(a) }
+
+func (t *tiers) Tickets(f func(alias [8]byte, until time.Duration)) error { return t.now().Tickets(f) }
+
+func (t *tiers) OpenPort(source netip.Addr, port uint16, protocol uint8, alias [8]byte, d time.Duration) error {
+	return t.now().OpenPort(source, port, protocol, alias, d)
+}
+
+// admitsIn returns the name of the tier that admits, and why it is not the one
+// that would have been better.
+func (d *guard) admitsIn() (name, why string) {
+	if d.tier == nil {
+		if d.lacks != nil {
+			why = d.lacks.Error()
+		}
+		return tierUserSpace, why
+	}
+	now, err := running(d.tier)
+	if err != nil {
+		why = err.Error()
+	}
+	return nameOf(now), why
 }
 
 // folders are those that a gateway changes something in while it runs, and the
@@ -98,16 +275,16 @@ func (c *Config) folders() []string {
 // Privileges is what the gateway still needs once New has returned.
 func (g *Gateway) Privileges() (keep privilege.Config) {
 	keep.Write = g.site.Load().cfg.folders()
-	if g.guard == nil || g.guard.xdp == nil {
+	if g.guard == nil || g.guard.tier == nil {
 		return keep
 	}
-	if _, ok := g.guard.xdp.(*nft.Guard); ok {
+	if now, _ := running(g.guard.tier); nameOf(now) == tierNftables {
 		keep.Keep, keep.Exec = []int{privilege.NetAdmin}, true // for netlink, and the program nft
 		return keep
 	}
 	// Kernels before 6.0 may ask for a capability at every call, not only when
 	// programs and maps are made.
-	if err := privilege.WithoutCapabilities(func() error { _, err := g.guard.xdp.Counters(); return err }); err != nil {
+	if err := privilege.WithoutCapabilities(func() error { _, err := g.guard.tier.Counters(); return err }); err != nil {
 		keep.Keep = []int{privilege.BPF}
 	}
 	keep.BPF = true

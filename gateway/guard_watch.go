@@ -125,10 +125,10 @@ func (w *guardWatch) newest() []GuardDrop {
 
 // checkRate raises the alert of a flood.
 func (d *guard) checkRate() {
-	if d.xdp == nil {
+	if d.tier == nil {
 		return
 	}
-	c, err := d.xdp.Counters()
+	c, err := d.tier.Counters()
 	if err != nil {
 		return // the metric fails, too, and says so
 	}
@@ -168,6 +168,8 @@ type GuardStatus struct {
 	Mode        bpf.Mode          `json:"mode,omitzero"`
 	Interface   string            `json:"interface"`
 	ConfirmBy   time.Time         `json:"confirm_by,omitzero"` // taken off then, unless confirmed
+	Tier        string            `json:"tier"`                // that admits: xdp, nftables, user_space
+	TierWhy     string            `json:"tier_why,omitzero"`   // why it is not the one before it
 	Lacks       string            `json:"lacks,omitzero"`      // why it cannot run
 	Hidden      []uint16          `json:"hidden"`
 	Published   []string          `json:"published"`
@@ -198,15 +200,16 @@ func (d *guard) status() *GuardStatus {
 	d.watch.mu.Lock()
 	s.DropRate = d.watch.current
 	d.watch.mu.Unlock()
+	s.Tier, s.TierWhy = d.admitsIn()
 	if d.lacks != nil {
 		s.Lacks = d.lacks.Error()
 	}
-	if d.xdp == nil {
+	if d.tier == nil {
 		return s
 	}
-	st := d.xdp.State()
-	s.Pinned, s.Mode, s.Denied = st.Pinned, st.Mode, d.xdp.Denied()
-	if c, err := d.xdp.Counters(); err == nil {
+	st := d.tier.State()
+	s.Pinned, s.Mode, s.Denied = st.Pinned, st.Mode, d.tier.Denied()
+	if c, err := d.tier.Counters(); err == nil {
 		each(&c, func(_ bpf.Family, v bpf.Verdict, n uint64) {
 			if v.Passed() {
 				s.Passed[v.String()] += n
@@ -232,6 +235,7 @@ func each(c *bpf.Counters, f func(bpf.Family, bpf.Verdict, uint64)) {
 var (
 	guardPackets = prometheus.NewDesc("yumen_guard_packets_total", "Packets that the guard judged.", []string{"family", "action", "reason"}, nil)
 	guardOn      = prometheus.NewDesc("yumen_guard_on", "1 when the guard is attached.", nil, nil)
+	guardTier    = prometheus.NewDesc("yumen_guard_tier", "1 for the tier that the guard runs in.", []string{"tier"}, nil)
 	guardDevices = prometheus.NewDesc("yumen_guard_devices", "Devices whose tickets count.", nil, nil)
 	guardLost    = prometheus.NewDesc("yumen_guard_tickets_lost_total", "Tickets that found no room.", nil, nil)
 	guardDenied  = prometheus.NewDesc("yumen_guard_denied_networks", "Networks on the deny lists.", nil, nil)
@@ -240,7 +244,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (d *guard) Describe(ch chan<- *prometheus.Desc) {
-	for _, m := range []*prometheus.Desc{guardPackets, guardOn, guardDevices, guardLost, guardDenied, guardKnocks} {
+	for _, m := range []*prometheus.Desc{guardPackets, guardOn, guardTier, guardDevices, guardLost, guardDenied, guardKnocks} {
 		ch <- m
 	}
 }
@@ -258,17 +262,19 @@ func (d *guard) Collect(ch chan<- prometheus.Metric) {
 		on = 1
 	}
 	gauge(guardOn, on)
+	admits, _ := d.admitsIn()
+	ch <- prometheus.MustNewConstMetric(guardTier, prometheus.GaugeValue, 1, admits)
 	devices, lost := d.permits.count()
 	gauge(guardDevices, float64(devices))
 	count(guardLost, uint64(lost))
 	for i, name := range []string{"opened", "refused", "not_opened", "opened_home"} {
 		count(guardKnocks, d.results[i].Load(), name)
 	}
-	if d.xdp == nil {
+	if d.tier == nil {
 		return
 	}
-	gauge(guardDenied, float64(d.xdp.Denied()))
-	c, err := d.xdp.Counters()
+	gauge(guardDenied, float64(d.tier.Denied()))
+	c, err := d.tier.Counters()
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(guardPackets, err)
 		return

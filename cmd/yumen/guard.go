@@ -143,6 +143,11 @@ func printGuard(w io.Writer, s *gateway.GuardStatus) {
 		state = "cannot run, admission is in user space 无法运行（用户态准入）: " + s.Lacks
 	}
 	fmt.Fprintf(w, "guard on %s: %s %s\n", s.Interface, state, s.Mode)
+	fmt.Fprintf(w, "tier 防护层 %s", s.Tier)
+	if s.TierWhy != "" && s.Lacks == "" {
+		fmt.Fprintf(w, ", because 原因: %s", s.TierWhy)
+	}
+	fmt.Fprintln(w)
 	fmt.Fprintf(w, "published %v · hidden %v · management %v\n", s.Published, s.Hidden, s.Management)
 	fmt.Fprintf(w, "devices with tickets %d · denied networks %d · knocks opened %d, refused %d · drops %.0f/s\n", s.Devices, s.Denied, s.Opened, s.Refused, s.DropRate)
 	if s.TicketsLost > 0 {
