@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -78,61 +77,29 @@ func (f *flood) send(n int) error {
 	return nil
 }
 
-// pace sends rate packets like frame a second from h0, by a packet socket, until
-// stop is closed, and returns how many. It is for a thread that is outside.
-func pace(frame []byte, rate int, stop <-chan struct{}) (sent int, err error) {
-	out, err := index("h0")
-	if err != nil {
-		return 0, err
-	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: out}); err != nil {
-		return 0, err
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
-		return 0, err
-	}
-	const step = 64
-	type message struct { // struct mmsghdr
-		unix.Msghdr
-		sent uint32
-		_    [4]byte
-	}
-	frames := make([][]byte, step)
-	parts := make([]unix.Iovec, step)
-	all := make([]message, step)
-	for i := range all {
-		frames[i] = append([]byte{}, frame...)
-		parts[i].Base = &frames[i][0]
-		parts[i].SetLen(len(frame))
-		all[i].Iov = &parts[i]
-		all[i].SetIovlen(1)
-	}
+// pace puts rate packets a second on the wire until stop is closed, and returns
+// how many, and in how long. What it is behind by after a pause it sends in
+// bursts of a hundredth of a second at most.
+func (f *flood) pace(rate int, stop <-chan struct{}) (sent int, took time.Duration, err error) {
 	start := time.Now()
+	most := rate / 100
 	for {
+		took = time.Since(start)
 		select {
 		case <-stop:
-			return sent, nil
+			return sent, took, nil
 		default:
 		}
-		if ahead := time.Duration(sent)*time.Second/time.Duration(rate) - time.Since(start); ahead > 0 {
-			time.Sleep(ahead)
+		due := int(took.Seconds()*float64(rate)) - sent
+		if due < most/10 {
+			time.Sleep(time.Millisecond)
 			continue
 		}
-		for i := range frames {
-			binary.BigEndian.PutUint32(frames[i][26:], 16<<24|uint32(sent+i)*2654435761>>12) // another source each time
+		due = min(due, most)
+		if err := f.send(due); err != nil {
+			return sent, took, err
 		}
-		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&all[0])), step, 0, 0, 0)
-		if e != 0 && e != unix.ENOBUFS && e != unix.EAGAIN {
-			return sent, os.NewSyscallError("sendmmsg", e)
-		}
-		if e == 0 {
-			sent += int(n)
-		}
+		sent += due
 	}
 }
 

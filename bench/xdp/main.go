@@ -22,8 +22,10 @@ func main() {
 	rounds := flag.Int("rounds", 12, "interleaved rounds; the least of each counts")
 	packets := flag.Int("packets", 400_000, "packets of a round")
 	entries := flag.Int("entries", 1_000_000, "entries in each map of the full guard")
-	flood := flag.Int("flood", 300_000, "packets a second of the flood")
-	length := flag.Duration("length", 3*time.Second, "of each measurement of goodput")
+	flood := flag.Int("flood", 315_000, "packets a second of the flood")
+	length := flag.Duration("length", 2*time.Second, "of each measurement of goodput")
+	pairs := flag.Int("pairs", 7, "calm and stormy measurements of goodput; the medians count")
+	most := flag.Float64("most", 50, "MB/s of the paced connection at most")
 	only := flag.String("only", "", "one part: veth, program or goodput")
 	flag.Parse()
 	part := func(name string, run func() error) {
@@ -38,7 +40,7 @@ func main() {
 	machine()
 	part("veth", func() error { return veth(*rounds, *packets, *entries) })
 	part("program", func() error { return program(*rounds * 10) })
-	part("goodput", func() error { return goodput(*flood, *length) })
+	part("goodput", func() error { return goodput(*flood, *pairs, *most*1e6, *length) })
 }
 
 // machine prints where and with what was measured.

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -122,10 +124,31 @@ func received() (n uint64) {
 }
 
 // pin keeps the calling thread on core.
-func pin(core int) error {
+func pin(core int) error { return pinThread(0, core) }
+
+// pinAll keeps every thread of this process, and those that they start, on one
+// core.
+func pinAll(core int) error {
+	all, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		id, err := strconv.Atoi(e.Name())
+		if err == nil {
+			err = pinThread(id, core)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+func pinThread(id, core int) error {
 	var set unix.CPUSet
 	set.Set(core)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
+	if err := unix.SchedSetaffinity(id, &set); err != nil {
 		return fmt.Errorf("pin a thread to core %d: %w", core, err)
 	}
 	return nil
