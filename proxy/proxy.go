@@ -59,7 +59,7 @@ type Config struct {
 	// Default assertion.key in the state folder.
 	AssertionKeyFile string `yaml:"assertion_key_file"`
 
-	// Log gets every request when it has ended. Default: none.
+	// Log gets every request when it has ended, and keeps nothing of it. Default: none.
 	Log func(*audit.Access) `yaml:"-"`
 
 	GatewayID    string         `yaml:"-"` // required: the issuer of assertions, and the loop mark
