@@ -78,7 +78,7 @@ func TestGCR002_M57_RevocationLatency(t *testing.T) {
 	line := func(name string, d []time.Duration) {
 		fmt.Fprintf(&b, "%-28s %5d %8s %8s %8s\n", name, len(d), ms(quantile(d, .5)), ms(quantile(d, .99)), ms(slices.Max(d)))
 	}
-	table := func(title string, m map[string][]time.Duration) {
+	table := func(title string, m map[string][]time.Duration, bound time.Duration) {
 		fmt.Fprintln(&b, title)
 		for _, name := range sortedKeys(m) {
 			line("  "+name, m[name])
@@ -87,9 +87,10 @@ func TestGCR002_M57_RevocationLatency(t *testing.T) {
 			}
 		}
 	}
-	table("gateway: flow ended", gateway)
-	table("gateway: flow ended, rounds in which no processor was taken away", undisturbed)
-	table("client: last byte read", client)
+	const standard = 3 * time.Second // p99 of few rounds is the one in which the machine did something else
+	table("gateway: flow ended", gateway, standard)
+	table("gateway: flow ended, rounds in which no processor was taken away", undisturbed, bound)
+	table("client: last byte read", client, standard)
 	line("gateway's acknowledgement", acks)
 	line("commit itself", commits)
 	t.Log("\n" + b.String())
