@@ -106,6 +106,7 @@ type tiers struct {
 	mu      sync.Mutex
 	tier    tier                   // guarded by mu
 	why     error                  // guarded by mu; what the first lacks; nil while it is in use
+	busy    bool                   // guarded by mu; Run works on the first
 	denied  []netip.Prefix         // guarded by mu
 	tickets map[[8]byte]bpf.Ticket // guarded by mu
 }
@@ -138,10 +139,8 @@ func (t *tiers) move(err error) error {
 	if err2 != nil {
 		return errors.Join(err, fmt.Errorf("and the second tier: %w", errors.Join(err2, next.Close())))
 	}
-	if t.tier != nil {
-		if err := t.tier.Close(); err != nil {
-			t.cfg.Logger.Warn("first tier of the guard not closed", zap.Error(err))
-		}
+	if t.tier != nil && !t.busy {
+		t.closeFirst(t.tier)
 	}
 	t.tier, t.why = next, err
 	close(t.moved)
@@ -149,6 +148,12 @@ func (t *tiers) move(err error) error {
 		t.cfg.Logger.Warn("guard runs in nftables, a flood costs more", zap.NamedError("xdp", err))
 	}
 	return nil
+}
+
+func (t *tiers) closeFirst(first tier) {
+	if err := first.Close(); err != nil {
+		t.cfg.Logger.Warn("first tier of the guard not closed", zap.Error(err))
+	}
 }
 
 // Attach takes the second tier where the first loads but cannot attach.
@@ -191,7 +196,10 @@ func (t *tiers) RemoveTicket(alias [8]byte) error {
 // Run goes on with the second tier when that takes over.
 func (t *tiers) Run(ctx context.Context, onKnock func(bpf.Knock), onDrop func(bpf.Drop)) error {
 	for {
-		now, why := running(t)
+		t.mu.Lock()
+		now, why := t.tier, t.why
+		t.busy = why == nil // the first is not closed under its work
+		t.mu.Unlock()
 		if why != nil {
 			return now.Run(ctx, onKnock, onDrop)
 		}
@@ -208,14 +216,14 @@ func (t *tiers) Run(ctx context.Context, onKnock func(bpf.Knock), onDrop func(bp
 		err := now.Run(first, onKnock, onDrop)
 		cancel()
 		<-stop
-		select {
-		case <-t.moved: // what the first says of its end means nothing
-			if ctx.Err() != nil {
-				return nil
-			}
-		default:
+		t.mu.Lock()
+		moved := t.why != nil
+		t.busy = false
+		t.mu.Unlock()
+		if !moved {
 			return err
 		}
+		t.closeFirst(now) // what it says of its end means nothing
 	}
 }
 

@@ -42,7 +42,7 @@ func (n named) RemoveTicket(alias [8]byte) error {
 	return nil
 }
 func (n named) Attach() error { n.note(n.name + " attach"); return n.attach }
-func (n named) Close() error  { n.note(n.name + " close"); return nil }
+func (n named) Close() error  { n.ran <- n.name + " closed"; return nil }
 func (n named) Run(ctx context.Context, _ func(bpf.Knock), _ func(bpf.Drop)) error {
 	n.ran <- n.name
 	<-ctx.Done()
@@ -76,12 +76,15 @@ func TestTierThatCannotAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "xdp deny 3, xdp ticket 1, xdp ticket 2, xdp without 1, xdp attach, nft deny 3, nft ticket 2, xdp close, nft attach"
+	want := "xdp deny 3, xdp ticket 1, xdp ticket 2, xdp without 1, xdp attach, nft deny 3, nft ticket 2, nft attach"
 	if have := strings.Join(*given, ", "); have != want {
 		t.Errorf("the tiers were given:\n%s, not\n%s", have, want)
 	}
 	if now, why := running(got); now.(named).name != "nft" || !errors.Is(why, busy) {
 		t.Errorf("%v runs, because of %v", now.(named).name, why)
+	}
+	if name := <-ran; name != "xdp closed" {
+		t.Errorf("%s, before the first tier was closed", name)
 	}
 	if name := <-ran; name != "nft" {
 		t.Errorf("%s runs on", name)
