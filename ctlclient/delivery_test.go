@@ -67,11 +67,11 @@ func TestHedgesAreBounded(t *testing.T) {
 		if n := spend(); n != 2 {
 			t.Errorf("%d hedges after %v, want 2", n, 2*hedgeIdle)
 		}
-		for range 30 {
+		for range 50 {
 			b.settle(0, 0, true, false)
 		}
-		if n := spend(); n != 15 {
-			t.Errorf("%d hedges after 30 answers in time, want 15", n)
+		if n := spend(); n != 10 {
+			t.Errorf("%d hedges after 50 answers in time, want 10", n)
 		}
 		for range 10000 {
 			b.settle(0, 0, true, false)

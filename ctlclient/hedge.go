@@ -88,15 +88,14 @@ func (p *pace) usual() time.Duration {
 
 // The bounds of what hedging may add to the load of a control center that is
 // merely slow. A link begins with a few hedges and earns more by answers that
-// come in time, half of one each: a message of several packets on a path that
-// loses one in a hundred needs that. When a hedge is answered before the tries
+// come in time, a fifth of one each. When a hedge is answered before the tries
 // ahead of it the path was at fault, and nothing is taken for it, nor for the
 // first message, which waits for a handshake. So a control center that answers
 // nobody in time soon gets each message once.
 const (
 	hedgeStart = 4
-	hedgeMost  = 20
-	hedgeEarns = 0.5
+	hedgeMost  = 24
+	hedgeEarns = 0.2
 	hedgeIdle  = 30 * time.Second // earns one, up to hedgeStart
 )
 
@@ -374,7 +373,7 @@ func (c *caller) fetch(ctx context.Context, path string, head http.Header, tries
 				}
 				continue
 			}
-			c.hedges.settle(a.n, len(stops)-1, next == 1, cold)
+			c.hedges.settle(a.n, len(stops)-1, next == 1 && time.Since(began) < hedgeLatest, cold)
 			c.leave(a.n > 0 && !tries[0].fresh)
 			for n, stop := range stops {
 				if n != a.n {

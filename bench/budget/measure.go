@@ -201,6 +201,15 @@ func measure(o options) (_ *result, err error) {
 			return nil, err
 		}
 	}
+	rows := c.rows
+	if o.Quick {
+		rows /= 100
+	}
+	for _, g := range s.gateways { // the first fetch of a long list is no part of the cell
+		if !g.Await(3*time.Minute, func(e *roles.Enforcer) bool { return e.Has(rows) }) {
+			return nil, fmt.Errorf("start cell %s: %s has no list", c.name, g.Party.ID)
+		}
+	}
 	settle := 2 * time.Second
 	if c.path != nil {
 		settle += 20 * c.path.Delay // the first connections take four round trips each

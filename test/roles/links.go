@@ -92,6 +92,9 @@ func (e *Enforcer) Rows() (n int, version uint64, lists int) {
 	return len(e.rows), e.version, e.lists
 }
 
+// Has reports whether at least n rows are in force. It is for [Enforcer.Await].
+func (e *Enforcer) Has(n int) bool { return len(e.rows) >= n }
+
 // Locked reports whether a user or device is locked out.
 func (e *Enforcer) Locked(id string) bool {
 	e.mu.Lock()
