@@ -175,7 +175,8 @@ func (w *world) complete() {
 			w.t.Errorf("%s: %d refused", p.party, p.dropped)
 		}
 		status, _ := w.site.Record.Taken(p.party, p.tables[1])
-		if uint64(status) != p.stats[ctlclient.ClassStatus].Appended {
+		// Those of an agent's X.report (T16 and T21 in one) do not wait in the outbox.
+		if made := p.stats[ctlclient.ClassStatus].Appended; uint64(status) < made || p.tables[1] == "T10" && uint64(status) != made {
 			w.t.Errorf("%s: %d statuses had an effect, %d were made", p.party, status, p.stats[ctlclient.ClassStatus].Appended)
 		}
 		identity, _ := w.site.Record.Taken(p.party, p.tables[0])
