@@ -409,6 +409,9 @@ func (b *Builder) Finish() (*Snapshot, []Fault) {
 	s.appIndex = b.apps
 	s.rotated = b.old
 	faults := slices.Concat(b.faults, s.policyFaults)
+	// Chunks and pages know the builder that may write them, for as long as some
+	// snapshot has them: it must not hold what it was made of.
+	*b = Builder{done: true}
 	return s, faults
 }
 
