@@ -28,15 +28,15 @@ func (l *lone) upgrade(t testing.TB) *testbed.Process {
 // makes 1,000 connections a second, or as many as the machine has room for.
 func TestR12_UpgradesLoseNoConnection(t *testing.T) {
 	t.Parallel()
-	upgrades, rate := 3, 150
+	upgrades, rate, between := 3, 150, int64(15)
 	if testbed.Long() {
-		upgrades, rate = 30, 1000
+		upgrades, rate, between = 30, 1000, 1000
 	}
 	nginx := testbed.NewNginx(t) // an application that costs little
 	if err := os.WriteFile(filepath.Join(nginx.Root, "upgrade"), []byte("here\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	l := &lone{app: testbed.App{ID: webID, Name: "web", Upstream: nginx.URL(false)}}
+	l := &lone{app: testbed.App{ID: webID, Name: "web", Upstream: nginx.URL(false), Extra: "    timeouts: {connect: 15s, answer: 15s}\n"}} // it has what the load leaves of the processors
 	l.Lone = testbed.NewLone(t, testbed.LoneConfig{Apps: []testbed.App{l.app}, Grants: loneGrants()})
 	const atOnce = 128
 	cert, key := testbed.CertificatePEM(t, l.Client(alice, aliceDevice))
@@ -51,7 +51,7 @@ func TestR12_UpgradesLoseNoConnection(t *testing.T) {
 	}
 	old, cpu := l.Process, time.Duration(0)
 	for i := range upgrades {
-		served(int64(rate) / 10)
+		served(between)
 		next := l.upgrade(t)
 		if code, err := old.Wait(within(t, time.Minute)); err != nil || code != 0 {
 			t.Fatalf("upgrade %d: the old process ended with %d, %v\n%s", i, code, err, old.Output())
@@ -65,7 +65,7 @@ func TestR12_UpgradesLoseNoConnection(t *testing.T) {
 		cpu += old.CPU()
 		old = next
 	}
-	served(int64(rate) / 10)
+	served(between)
 	n := load.Stop()
 	ids := map[string]bool{}
 	for deadline := time.Now().Add(time.Minute); len(ids) < int(n.Good); {
