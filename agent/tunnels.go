@@ -23,7 +23,7 @@ import (
 const (
 	connectTime  = 5 * time.Second  // one address until it answers
 	dialTimeout  = 10 * time.Second // one address: connection, handshake and hello; a gateway to which all return at once needs it
-	renewTimeout = 5 * time.Second // Table 14 and its reply
+	renewTimeout = 5 * time.Second  // Table 14 and its reply
 	hedgeAfter   = 700 * time.Millisecond
 	deadAfter    = 2200 * time.Millisecond // a tunnel without a reply is left for a fresh one: within 3 s (§8.2)
 	renewMost    = 55 * time.Second        // §8.2: at least every 60 s
