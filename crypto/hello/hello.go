@@ -141,7 +141,7 @@ func (h *Hello) fill(r io.Reader, n int) error {
 	start := len(h.Raw)
 	for end := start + n; len(h.Raw) < end; {
 		if len(h.Raw) == cap(h.Raw) {
-			h.Raw = slices.Grow(h.Raw, min(end-len(h.Raw), max(512, len(h.Raw))))
+			h.Raw = slices.Grow(h.Raw, min(end-len(h.Raw), max(512, len(h.Raw)/2)))
 		}
 		at := len(h.Raw)
 		m, err := r.Read(h.Raw[at:min(end, cap(h.Raw))])
