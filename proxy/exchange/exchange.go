@@ -246,8 +246,8 @@ func (x *Exchange) Context() context.Context {
 const CutGrace = 100 * time.Millisecond
 
 // UpgradedGrace is how long a cut exchange that was upgraded may take to say why
-// in its own protocol.
-const UpgradedGrace = 5 * time.Millisecond
+// in its own protocol. No byte of the application is passed on meanwhile.
+const UpgradedGrace = 15 * time.Millisecond
 
 // Cut withdraws the right to go on, for r. An answer that has begun is reset
 // at once; otherwise the walk has [CutGrace] to send a refusal, and after an

@@ -20,13 +20,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/yumen-zt/yumen/internal/disk"
 )
 
 // Owner is whose a process or a folder is: a test, or a [Suite] that several
@@ -142,27 +149,51 @@ func folder(o Owner) string {
 }
 
 // Ports come from below the range that the system takes for clients, so that
-// nobody takes one between its choice and its use.
-const firstPort, lastPort = 20000, 32000
+// nobody takes one between its choice and its use. A process of tests takes them
+// by blocks, whose locks it holds until it ends: several run at once.
+const firstPort, lastPort, portBlock = 20000, 32000, 250
 
-var nextPort = func() *atomic.Int64 {
-	var n atomic.Int64
-	n.Store(int64(os.Getpid()*131) % (lastPort - firstPort))
-	return &n
-}()
+var ports struct {
+	mu    sync.Mutex
+	next  int         // guarded by mu
+	end   int         // guarded by mu; of the block in hand
+	locks []io.Closer // guarded by mu; kept, so that nobody closes them
+}
 
 // Port returns a port that is free for TCP and UDP on 127.0.0.1 and [::1], and
-// that no other helper of this process gets.
+// that no other helper of this process or of another one gets.
 func Port(o Owner) int {
 	o.Helper()
-	for range lastPort - firstPort {
-		p := firstPort + int(nextPort.Add(1))%(lastPort-firstPort)
-		if free(p) {
-			return p
+	ports.mu.Lock()
+	defer ports.mu.Unlock()
+	for {
+		for ; ports.next < ports.end; ports.next++ {
+			if free(ports.next) {
+				ports.next++
+				return ports.next - 1
+			}
+		}
+		if err := takePorts(); err != nil {
+			o.Fatalf("no free port between %d and %d: %v", firstPort, lastPort, err)
 		}
 	}
-	o.Fatalf("no free port between %d and %d", firstPort, lastPort)
-	return 0
+}
+
+// takePorts takes another block. The caller holds ports.mu.
+func takePorts() error {
+	dir := filepath.Join(os.TempDir(), "yumen-test-ports")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	for first := firstPort; first < lastPort; first += portBlock {
+		lock, err := disk.Lock(filepath.Join(dir, strconv.Itoa(first)))
+		if err == nil {
+			ports.locks = append(ports.locks, lock)
+			ports.next, ports.end = first, first+portBlock
+			return nil
+		}
+	}
+	return errors.New("other tests have all of them")
 }
 
 func free(port int) bool {
@@ -231,10 +262,15 @@ func Eventually(o Owner, limit time.Duration, what string, ok func() bool) {
 var demoPorts = []int{8443, 8444, 8445, 9464, 1080, 8081, 8082, 8083}
 
 // HoldDemoPorts takes the ports that a demo prefers, so that each of several
-// demos at once is given ports of its own by the system.
+// demos at once is given ports of its own by the system. Several processes of
+// tests may hold them at once.
 func HoldDemoPorts(o Owner) {
+	shared := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		fault := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		return errors.Join(fault, err)
+	}}
 	for _, p := range demoPorts {
-		ln, err := net.Listen("tcp", Loopback(false, p))
+		ln, err := shared.Listen(context.Background(), "tcp", Loopback(false, p))
 		if err != nil {
 			continue // somebody else's: a demo will not get it either
 		}
