@@ -152,17 +152,7 @@ func TestOpenSourcesStayKnown(t *testing.T) {
 // A guard that another version left pinned is replaced by one update of its
 // link, and its pins go.
 func TestS38_PinsOfAnotherVersionAreTakenOver(t *testing.T) {
-	needBPF(t)
-	newPair(t)
-	cfg := testConfig(t, Native)
-	unmountAfter(t, cfg.PinDir)
-	g := mustOpen(t, cfg)
-	if err := g.Attach(); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Pin(); err != nil {
-		t.Fatal(err)
-	}
+	cfg, g := pinnedGuard(t)
 	info, err := g.link.Info()
 	if err != nil {
 		t.Fatal(err)

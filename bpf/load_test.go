@@ -3,6 +3,7 @@ package bpf
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -252,19 +253,23 @@ func TestS38_UpgradesLeakNothing(t *testing.T) {
 	})
 }
 
-// A pin of an interface that is gone does not stand in the way.
-func TestPinOfAGoneInterface(t *testing.T) {
+// pinnedGuard returns a guard that is attached and pinned.
+func pinnedGuard(t *testing.T) (Config, *Guard) {
+	t.Helper()
 	needBPF(t)
 	newPair(t)
 	cfg := testConfig(t, Native)
 	unmountAfter(t, cfg.PinDir)
 	g := mustOpen(t, cfg)
-	if err := g.Attach(); err != nil {
+	if err := errors.Join(g.Attach(), g.Pin()); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Pin(); err != nil {
-		t.Fatal(err)
-	}
+	return cfg, g
+}
+
+// A pin of an interface that is gone does not stand in the way.
+func TestPinOfAGoneInterface(t *testing.T) {
+	cfg, g := pinnedGuard(t)
 	g.Close()
 	ip(t, "link del g0")
 	ip(t, "link add g0 type veth peer name h0")

@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -108,9 +109,7 @@ func (c *listCache) run(b *builtList) {
 			c.run(b.before)
 			before, b.before = b.before.pages, nil
 		}
-		c.building <- struct{}{}
-		b.lines, b.pages, b.err = b.build(before)
-		<-c.building
+		c.make(b, before)
 		k := b.key
 		b.build = nil
 		c.mu.Lock()
@@ -133,6 +132,14 @@ func (c *listCache) run(b *builtList) {
 			delete(c.lists, oldest)
 		}
 	})
+}
+
+// make has a place among the lists that are being made, also when build panics.
+func (c *listCache) make(b *builtList, before []builtPage) {
+	c.building <- struct{}{}
+	defer func() { <-c.building }()
+	b.err = errors.New("make list: it was given up") // unless build returns
+	b.lines, b.pages, b.err = b.build(before)
 }
 
 func (c *listCache) drop(gateway string) {

@@ -73,8 +73,9 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the answer, which is not used afterwards. The connection goes back to the pool when both bodies
-// were carried to their end.
+// Close ends the answer. The connection goes back to the pool when both bodies
+// were carried to their end, and the answer is that of its next request: it is
+// closed once.
 func (a *answer) Close() error {
 	if !a.over {
 		a.over = true
